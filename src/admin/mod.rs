@@ -1,0 +1,1 @@
+//! F7: the metrics page and the gRPC health service.

@@ -1,0 +1,1 @@
+//! F1: documents as people write them: `EndpointPickerConfig`, the endpoints file.

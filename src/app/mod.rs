@@ -1,0 +1,1 @@
+//! F8: the two programs: options as typed, settings made sense of, and the run.

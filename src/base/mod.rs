@@ -1,0 +1,4 @@
+//! F0: the ground: Go-style flags and durations, the clock, "did you mean".
+
+pub mod clock;
+pub mod suggest;

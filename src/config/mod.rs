@@ -1,0 +1,1 @@
+//! F7: `EndpointPickerConfig`: load, defaults, check, and build into live plugins.

@@ -1,0 +1,1 @@
+//! F5: the poller that keeps every endpoint's sample fresh.

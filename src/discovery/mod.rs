@@ -1,0 +1,1 @@
+//! F5: where endpoints come from.

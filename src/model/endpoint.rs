@@ -1,0 +1,90 @@
+//! An endpoint: one (pod, target port) that can take a request. Identity and labels are fixed for its life;
+//! its [`Sample`] is swapped in whole by the poller.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::sample::{Sample, Signals};
+
+/// What discovery says about an endpoint. Two equal specs are the same endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSpec {
+    /// Kubernetes namespace, or `default` outside a cluster.
+    pub namespace: String,
+    /// Name within the namespace: `<pod>-rank-<index>` in a cluster, free text in a file.
+    pub name: String,
+    /// Where requests go.
+    pub address: SocketAddr,
+    /// Where metrics are scraped, when it is not `address`.
+    pub metrics_address: Option<SocketAddr>,
+    /// Path of the metrics page, when it is not the process-wide one.
+    pub metrics_path: Option<String>,
+    /// Labels of the pod, or of the entry in the file.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// An endpoint in the fleet.
+///
+/// `slot` is a small number unique among the endpoints alive at one time (reused later), fit for bitsets;
+/// `id` is never reused in the life of the process.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// What discovery said.
+    pub spec: EndpointSpec,
+    /// Unique for the life of the process.
+    pub id: u64,
+    /// Small, dense, reused after removal.
+    pub slot: u32,
+    /// `ip:port`, IPv6 bracketed: the value of the destination header.
+    pub authority: Arc<str>,
+    sample: ArcSwap<Sample>,
+}
+
+impl Endpoint {
+    /// A new endpoint with an empty, stale sample.
+    pub fn new(spec: EndpointSpec, id: u64, slot: u32) -> Self {
+        let authority = spec.address.to_string().into();
+        Endpoint {
+            spec,
+            id,
+            slot,
+            authority,
+            sample: ArcSwap::from_pointee(Sample::default()),
+        }
+    }
+
+    /// The address requests go to.
+    pub fn ip(&self) -> IpAddr {
+        self.spec.address.ip()
+    }
+
+    /// The port requests go to.
+    pub fn port(&self) -> u16 {
+        self.spec.address.port()
+    }
+
+    /// The address metrics are scraped from.
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.spec.metrics_address.unwrap_or(self.spec.address)
+    }
+
+    /// The newest sample, shared.
+    pub fn sample(&self) -> Arc<Sample> {
+        self.sample.load_full()
+    }
+
+    /// Publishes a newer sample. Readers see the old one or the new one, never a mix.
+    pub fn publish(&self, sample: Sample) {
+        self.sample.store(Arc::new(sample));
+    }
+
+    /// The numbers a decision needs from the newest sample, copied out. `adapter` is the target model, whose
+    /// standing as a LoRA adapter is resolved here.
+    #[inline]
+    pub fn signals(&self, adapter: &str) -> Signals {
+        self.sample.load().signals(adapter)
+    }
+}

@@ -1,0 +1,13 @@
+//! F1: the nouns of the domain, with no I/O: endpoint, sample, pool, request, objective, rewrite, headers.
+
+pub mod body;
+pub mod endpoint;
+pub mod error;
+pub mod exchange;
+pub mod headers;
+pub mod metadata;
+pub mod objective;
+pub mod request;
+pub mod rewrite;
+pub mod sample;
+pub mod usage;

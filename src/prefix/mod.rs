@@ -1,0 +1,1 @@
+//! F3: prompt-prefix hashing and the index of which endpoint holds which leading blocks.

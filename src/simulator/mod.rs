@@ -1,0 +1,1 @@
+//! F6: a vLLM look-alike with no GPU.
