@@ -1,1 +1,7 @@
 //! F2: bytes to nouns and back, pure and fuzzed. No I/O, no clock.
+
+pub mod ext_proc;
+pub mod grpc;
+pub mod openai;
+mod protobuf;
+pub mod usage;
