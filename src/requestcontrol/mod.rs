@@ -1,1 +1,13 @@
-//! F6: the director: from a request to a picked endpoint, and what is observed of its response.
+//! F6: the director: from a request to a picked endpoint, and what is observed of its response. Knows nothing
+//! of gRPC or Envoy: a front end gathers headers and body, asks an [`Exchange`] to route them, and tells it how
+//! the response went.
+
+mod director;
+mod exchange;
+mod routed;
+mod subset;
+mod workspace;
+
+pub use director::{Director, DirectorParts};
+pub use exchange::Exchange;
+pub use routed::Routed;

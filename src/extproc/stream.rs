@@ -1,0 +1,284 @@
+//! The state machine of one ext_proc stream: one HTTP exchange. Synchronous and transport-free: a message goes
+//! in, answers come out. Rules: request.md §3, decisions 12, 15, 16; what a real Envoy does on this wire is
+//! named at each rule.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::model::body::Body;
+use crate::model::error::{Code, RequestError};
+use crate::model::exchange::End;
+use crate::model::headers::Headers;
+use crate::model::metadata::Metadata;
+use crate::requestcontrol::{Director, Exchange, Routed};
+use crate::wire::ext_proc::{self, BodyMode, HeaderChanges, Incoming, Message, Outbox, Protocol, Side};
+
+use super::answer;
+
+/// Limits of one stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Request bodies larger than this, bytes, are answered with 413.
+    pub max_request_body: usize,
+}
+
+/// What the transport does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Read on.
+    Read,
+    /// Send what is queued, then end the stream with OK.
+    Close,
+}
+
+/// Where the request side stands.
+enum Request {
+    /// Nothing has come.
+    Waiting,
+    /// Headers are here, the body is gathered.
+    Gathering(Headers, Body),
+    /// Routed (or passed by): every further message of the request is echoed if it still belongs to the body,
+    /// and ignored once the body has ended.
+    Passing {
+        /// The end has been answered.
+        ended: bool,
+    },
+}
+
+/// Where the response side stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Response {
+    Waiting,
+    Headers,
+    Ended,
+}
+
+/// One exchange.
+pub struct Stream {
+    exchange: Exchange,
+    limits: Limits,
+    modes: Protocol,
+    metadata: Metadata,
+    request: Request,
+    response: Response,
+    /// Answered with an immediate response: nothing more is said.
+    rejected: bool,
+}
+
+impl Stream {
+    /// A stream that has just been opened.
+    pub fn new(director: Arc<Director>, limits: Limits) -> Self {
+        Stream {
+            exchange: Exchange::begin(director),
+            limits,
+            modes: Protocol::default(),
+            metadata: Metadata::default(),
+            request: Request::Waiting,
+            response: Response::Waiting,
+            rejected: false,
+        }
+    }
+
+    /// Handles one message; answers go to `out`.
+    pub fn on_message(&mut self, incoming: Incoming, out: &mut Outbox) -> Next {
+        if self.rejected {
+            return Next::Close;
+        }
+        if let Some(modes) = incoming.protocol {
+            self.modes = modes;
+        }
+        if let Some(metadata) = incoming.metadata {
+            self.metadata.merge(metadata);
+        }
+        let rejected = match incoming.message {
+            Message::Headers(Side::Request, headers, end) => self.request_headers(headers, end, out),
+            Message::Body(Side::Request, bytes, end) => self.request_body(bytes, end, out),
+            Message::Trailers(Side::Request) => self.request_trailers(out),
+            Message::Headers(Side::Response, headers, end) => {
+                self.response_headers(&headers, end, out);
+                Ok(())
+            }
+            Message::Body(Side::Response, bytes, end) => {
+                self.response_body(&bytes, end, out);
+                Ok(())
+            }
+            Message::Trailers(Side::Response) => {
+                ext_proc::trailers(out.buffer(), Side::Response);
+                self.end_response();
+                Ok(())
+            }
+            Message::Unknown => Ok(()),
+        };
+        if let Err(error) = rejected {
+            // The body is freed at once; whatever Envoy still sends of it is ignored.
+            self.request = Request::Passing { ended: true };
+            self.rejected = true;
+            answer::rejection(out, &error);
+            self.exchange.finish(End::Error);
+        }
+        self.next()
+    }
+
+    /// The stream ended without our doing: the normal end once the response has ended, whatever the transport
+    /// calls it (Envoy resets streams it is done with); otherwise the client or the proxy has left.
+    pub fn on_end(&mut self) {
+        let end = if self.response == Response::Ended {
+            End::Natural
+        } else {
+            End::Disconnected
+        };
+        self.exchange.finish(end);
+    }
+
+    /// Handling failed inside; the exchange counts as an error.
+    pub fn on_failure(&mut self) {
+        self.exchange.failed();
+        self.exchange.finish(End::Error);
+    }
+
+    fn next(&self) -> Next {
+        // Ending with OK before the whole request is echoed would make Envoy go on with an empty body; ending
+        // right after the response's end spares it a reset.
+        let request_done = matches!(self.request, Request::Waiting | Request::Passing { ended: true });
+        let done = self.rejected || (self.response == Response::Ended && request_done);
+        if done { Next::Close } else { Next::Read }
+    }
+
+    fn request_headers(&mut self, headers: Headers, end: bool, out: &mut Outbox) -> Result<(), RequestError> {
+        if !matches!(self.request, Request::Waiting) {
+            return Ok(());
+        }
+        if end {
+            self.request = Request::Passing { ended: true };
+            return self.route_without_body(&headers, out);
+        }
+        match self.modes.request {
+            BodyMode::FullDuplexStreamed => {}
+            // Envoy sends the body only after an answer to the headers; routing then travels with the body.
+            BodyMode::Buffered | BodyMode::BufferedPartial => {
+                ext_proc::request_headers(out.buffer(), HeaderChanges::default(), None);
+            }
+            // The body never comes, or comes when the headers have gone: nothing but headers to decide on.
+            BodyMode::None | BodyMode::Streamed => {
+                tracing::warn!(
+                    target: "extproc",
+                    mode = ?self.modes.request,
+                    "request bodies cannot be read in this request_body_mode: routing by headers alone; \
+                     set FULL_DUPLEX_STREAMED"
+                );
+                self.request = Request::Passing {
+                    ended: self.modes.request == BodyMode::None,
+                };
+                return self.route_without_body(&headers, out);
+            }
+        }
+        // Header slices pin the buffer they were read from; it is let go when the body is complete.
+        self.request = Request::Gathering(headers, Body::default());
+        Ok(())
+    }
+
+    fn route_without_body(&mut self, headers: &Headers, out: &mut Outbox) -> Result<(), RequestError> {
+        let routed = self.exchange.route_without_body(headers, &self.metadata)?;
+        answer::routed_headers(out, &routed);
+        Ok(())
+    }
+
+    fn request_body(&mut self, bytes: Bytes, end: bool, out: &mut Outbox) -> Result<(), RequestError> {
+        match &mut self.request {
+            Request::Gathering(_, body) => {
+                if body.len() + bytes.len() > self.limits.max_request_body {
+                    let limit = self.limits.max_request_body;
+                    let text = format!("request body is larger than the limit of {limit} bytes");
+                    return Err(self
+                        .exchange
+                        .rejected(RequestError::new(Code::PayloadTooLarge, text)));
+                }
+                body.push(bytes);
+                if end || self.modes.request == BodyMode::BufferedPartial {
+                    return self.route(true, out);
+                }
+            }
+            // Some Envoys repeat the last message: after the end there is nothing to answer.
+            Request::Passing { ended: true } => {}
+            Request::Passing { ended } => {
+                *ended = end;
+                self.echo(Side::Request, &bytes, end, out);
+            }
+            Request::Waiting => {
+                let text = "request body without request headers";
+                return Err(self.exchange.rejected(RequestError::new(Code::BadRequest, text)));
+            }
+        }
+        Ok(())
+    }
+
+    fn request_trailers(&mut self, out: &mut Outbox) -> Result<(), RequestError> {
+        if matches!(self.request, Request::Gathering(..)) {
+            // Trailers end the body: Envoy sends no last body message before them.
+            self.route(false, out)?;
+        }
+        self.request = Request::Passing { ended: true };
+        ext_proc::trailers(out.buffer(), Side::Request);
+        Ok(())
+    }
+
+    /// The body is complete: pick. `end` tells whether the last piece of the body ends the request.
+    fn route(&mut self, end: bool, out: &mut Outbox) -> Result<(), RequestError> {
+        let gathered = std::mem::replace(&mut self.request, Request::Passing { ended: end });
+        let Request::Gathering(headers, mut body) = gathered else {
+            return Ok(());
+        };
+        let routed: Routed = self.exchange.route(headers, &mut body, &self.metadata)?;
+        if self.modes.request == BodyMode::FullDuplexStreamed {
+            answer::routed_headers(out, &routed);
+            answer::routed_body(out, &routed, end);
+        } else {
+            answer::routed_buffered(out, &routed);
+        }
+        Ok(())
+    }
+
+    /// Response headers. They may come before the request was routed: Envoy's own replies (timeouts, no
+    /// upstream) go through us too, and the client waits for our echo. There is nothing left to pick for then.
+    fn response_headers(&mut self, headers: &Headers, end: bool, out: &mut Outbox) {
+        if matches!(self.request, Request::Gathering(..)) {
+            self.request = Request::Passing { ended: true };
+        }
+        let mutation = self.exchange.response_headers(headers, &self.metadata);
+        answer::response_headers(out, &mutation);
+        self.response = Response::Headers;
+        if end {
+            self.end_response();
+        }
+    }
+
+    fn response_body(&mut self, bytes: &Bytes, end: bool, out: &mut Outbox) {
+        if self.response == Response::Ended {
+            return;
+        }
+        self.exchange.response_chunk(bytes);
+        self.echo(Side::Response, bytes, end, out);
+        if end {
+            self.end_response();
+        }
+    }
+
+    fn echo(&self, side: Side, bytes: &Bytes, end: bool, out: &mut Outbox) {
+        let mode = if side == Side::Request {
+            self.modes.request
+        } else {
+            self.modes.response
+        };
+        if mode == BodyMode::FullDuplexStreamed {
+            out.streamed_body(side, bytes, end);
+        } else {
+            ext_proc::unchanged_body(out.buffer(), side);
+        }
+    }
+
+    fn end_response(&mut self) {
+        self.response = Response::Ended;
+        self.exchange.finish(End::Natural);
+    }
+}

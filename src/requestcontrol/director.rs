@@ -1,0 +1,302 @@
+//! The director: parse, rewrite, objective, admission, candidates, schedule, pre-request: in the order of
+//! request.md §4.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rand::RngExt;
+
+use crate::base::clock::Clock;
+use crate::datastore::{Datastore, Fleet};
+use crate::model::body::Body;
+use crate::model::endpoint::Endpoint;
+use crate::model::error::{Code, DropReason, RequestError};
+use crate::model::exchange::Picked;
+use crate::model::headers::{self, Headers};
+use crate::model::metadata::Metadata;
+use crate::model::request::InferenceRequest;
+use crate::plugin::{Cycle, Mutation, PluginInstance, PreRequest, ResponseComplete, ResponseHeaders};
+use crate::saturation::UtilizationDetector;
+use crate::scheduling::Scheduler;
+use crate::telemetry::metrics::{Metrics, PluginTimer};
+use crate::wire::openai;
+
+use super::routed::{Routed, destination};
+use super::subset::Subset;
+use super::workspace::{self, Workspace};
+
+/// What a director is made of.
+pub struct DirectorParts {
+    /// The pool.
+    pub datastore: Arc<Datastore>,
+    /// The scheduler.
+    pub scheduler: Scheduler,
+    /// All plugin instances; those with request or response hooks are called in this order.
+    pub plugins: Vec<PluginInstance>,
+    /// Tells when the pool is full.
+    pub detector: UtilizationDetector,
+    /// Where to record.
+    pub metrics: Arc<Metrics>,
+    /// The clock.
+    pub clock: Clock,
+    /// Ignore subset hints (`--disable-endpoint-subset-filter`).
+    pub ignore_subset: bool,
+}
+
+/// Routes requests. Immutable; share it in an `Arc`.
+pub struct Director {
+    datastore: Arc<Datastore>,
+    scheduler: Scheduler,
+    detector: UtilizationDetector,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) clock: Clock,
+    ignore_subset: bool,
+    pre_request: Vec<(Arc<dyn PreRequest>, PluginTimer)>,
+    pub(super) response_headers: Vec<(Arc<dyn ResponseHeaders>, PluginTimer)>,
+    pub(super) response_complete: Vec<(Arc<dyn ResponseComplete>, PluginTimer)>,
+}
+
+impl Director {
+    /// A director over `parts`.
+    pub fn new(parts: DirectorParts) -> Self {
+        let DirectorParts {
+            datastore,
+            scheduler,
+            plugins,
+            detector,
+            metrics,
+            clock,
+            ignore_subset,
+        } = parts;
+        let timer = |point: &str, p: &PluginInstance| metrics.plugin_timer(point, p.type_name, &p.name);
+        let pre_request = plugins
+            .iter()
+            .filter_map(|p| Some((p.roles.pre_request.clone()?, timer("PreRequest", p))));
+        let response_headers = plugins
+            .iter()
+            .filter_map(|p| Some((p.roles.response_headers.clone()?, timer("ResponseReceived", p))));
+        let response_complete = plugins
+            .iter()
+            .filter_map(|p| Some((p.roles.response_complete.clone()?, timer("ResponseComplete", p))));
+        Director {
+            pre_request: pre_request.collect(),
+            response_headers: response_headers.collect(),
+            response_complete: response_complete.collect(),
+            datastore,
+            scheduler,
+            detector,
+            metrics,
+            clock,
+            ignore_subset,
+        }
+    }
+
+    /// Routes a request that has no body: a uniformly random endpoint, inside the subset (decision 16).
+    ///
+    /// # Errors
+    /// 500 when the pool is empty, 503 when the subset is.
+    pub(super) fn route_without_body(
+        &self,
+        request: &Headers,
+        metadata: &Metadata,
+    ) -> Result<(Routed, Picked), RequestError> {
+        let fleet = self.datastore.fleet();
+        if fleet.endpoints.is_empty() {
+            return Err(RequestError::new(
+                Code::Internal,
+                "no pods available in datastore",
+            ));
+        }
+        workspace::with(|w| {
+            let candidates = self.candidates(&fleet, metadata, &mut w.subset);
+            if candidates.is_empty() {
+                return Err(no_candidates());
+            }
+            let target = candidates[rand::rng().random_range(0..candidates.len())].clone();
+            let (id, generated) = request_id(request);
+            let routed = Routed::new(target.authority.clone(), request, generated.then_some(&*id));
+            Ok((
+                routed,
+                Picked {
+                    request_id: id,
+                    target: Some(target),
+                    ..Picked::default()
+                },
+            ))
+        })
+    }
+
+    /// Routes a request with its whole body. `picked` is filled as far as the request was understood, also
+    /// when it is rejected, so that errors are counted under the right model.
+    ///
+    /// # Errors
+    /// The rejection the client is to see.
+    pub(super) fn route(
+        &self,
+        request_headers: Headers,
+        body: &mut Body,
+        metadata: &Metadata,
+        picked: &mut Picked,
+    ) -> Result<Routed, RequestError> {
+        let bytes = body.contiguous();
+        let path = headers::PATHS
+            .iter()
+            .find_map(|n| request_headers.get(n).filter(|p| !p.is_empty()));
+        let api = openai::api_of_path(path.unwrap_or("/v1/completions"));
+        let parsed = openai::parse(&bytes, api)
+            .map_err(|_| RequestError::new(Code::BadRequest, "Error unmarshaling request body"))?;
+        let (incoming_model, span) = parsed
+            .model
+            .ok_or_else(|| RequestError::new(Code::BadRequest, "model not found in request body"))?;
+        let target_model = self.target_model(&incoming_model, &request_headers);
+        let changed = target_model != incoming_model;
+        picked.incoming_model.clone_from(&incoming_model);
+        picked.target_model.clone_from(&target_model);
+        let prompt = parsed.prompt.map_err(|text| {
+            let inner = RequestError::new(Code::BadRequest, text);
+            RequestError::new(
+                Code::BadRequest,
+                format!("failed to extract request data: {inner}"),
+            )
+        })?;
+
+        let (id, generated) = request_id(&request_headers);
+        let fairness = request_headers
+            .first_of(&headers::FAIRNESS_ID)
+            .filter(|f| !f.is_empty());
+        let objective = request_headers.first_of(&headers::OBJECTIVE);
+        let request = InferenceRequest {
+            fairness_id: fairness.unwrap_or(headers::DEFAULT_FAIRNESS_ID).to_owned(),
+            priority: objective.map_or(0, |o| self.datastore.objectives().priority(o)),
+            headers: request_headers,
+            size: bytes.len(),
+            streaming: parsed.streaming,
+            id,
+            api,
+            incoming_model,
+            target_model,
+            prompt,
+        };
+        let mut routed = self.schedule(&request, metadata, generated, picked)?;
+        if changed {
+            routed.body = openai::splice_model(&bytes, span, &request.target_model).to_vec();
+            routed.body_changed = true;
+        } else {
+            routed.body = body.chunks().to_vec();
+        }
+        routed
+            .set
+            .push((Cow::Borrowed("Content-Length"), routed.body_len().to_string()));
+        picked.request_id = request.id;
+        picked.fairness_id = request.fairness_id;
+        picked.priority = request.priority;
+        Ok(routed)
+    }
+
+    /// The client's choice by header, or its model; a rewrite rule overrides both.
+    fn target_model(&self, incoming: &str, request: &Headers) -> String {
+        let rewrites = self.datastore.rewrites();
+        let Some(hit) = rewrites.find(incoming) else {
+            let chosen = request
+                .first_of(&headers::MODEL_REWRITE)
+                .filter(|m| !m.is_empty());
+            return chosen.unwrap_or(incoming).to_owned();
+        };
+        let target = hit.choose(|n| rand::rng().random_range(0..n));
+        self.metrics.rewritten(hit.name, incoming, target);
+        target.to_owned()
+    }
+
+    fn schedule(
+        &self,
+        request: &InferenceRequest,
+        metadata: &Metadata,
+        generated_id: bool,
+        picked: &mut Picked,
+    ) -> Result<Routed, RequestError> {
+        let fleet = self.datastore.fleet();
+        let now = self.clock.now();
+        workspace::with(|w| {
+            let Workspace {
+                subset,
+                signals,
+                prefix,
+                decision,
+            } = w;
+            let endpoints = self.candidates(&fleet, metadata, subset);
+            signals.extend(endpoints.iter().map(|e| e.signals(&request.target_model)));
+            // Legacy admission: only requests below priority 0 can be shed.
+            if request.priority < 0 && self.detector.saturation(signals, now) >= 1.0 {
+                let text = "system saturated, sheddable request dropped";
+                let error = RequestError::new(Code::InferencePoolResourceExhausted, text);
+                return Err(error.dropped(DropReason::Saturated));
+            }
+            if endpoints.is_empty() {
+                return Err(no_candidates());
+            }
+            let cycle = Cycle {
+                request,
+                endpoints,
+                signals,
+                now,
+                prefix,
+            };
+            let started = Instant::now();
+            let outcome = self.scheduler.schedule(&cycle, rand::random(), decision);
+            self.metrics.scheduled(started.elapsed(), outcome.is_ok());
+            outcome.map_err(|e| {
+                let text = format!("failed to find target pod: {e}");
+                RequestError::new(Code::InferencePoolResourceExhausted, text)
+            })?;
+            let destination = destination(&cycle, decision)?;
+            picked.target = decision
+                .targets()
+                .first()
+                .and_then(|i| endpoints.get(*i as usize))
+                .cloned();
+            let id = generated_id.then_some(&*request.id);
+            let mut routed = Routed::new(destination, &request.headers, id);
+            let mut mutation = Mutation::default();
+            for (plugin, timer) in &self.pre_request {
+                let started = Instant::now();
+                plugin.pre_request(&cycle, decision, &mut mutation);
+                timer.observe(started.elapsed());
+            }
+            routed.apply(mutation, &request.headers);
+            Ok(routed)
+        })
+    }
+
+    /// The endpoints this request may go to: all, or those of the subset hint.
+    fn candidates<'a>(
+        &self,
+        fleet: &'a Fleet,
+        metadata: &Metadata,
+        subset: &'a mut Vec<Arc<Endpoint>>,
+    ) -> &'a [Arc<Endpoint>] {
+        match &metadata.subset {
+            Some(entries) if !self.ignore_subset => {
+                Subset::parse(entries.iter().map(String::as_str)).select(&fleet.endpoints, subset);
+                subset
+            }
+            _ => &fleet.endpoints,
+        }
+    }
+}
+
+fn no_candidates() -> RequestError {
+    RequestError::new(
+        Code::ServiceUnavailable,
+        "failed to find candidate pods for serving the request",
+    )
+    .dropped(DropReason::NoEndpoints)
+}
+
+/// The request's id, and whether we made it.
+fn request_id(request: &Headers) -> (String, bool) {
+    match request.get(headers::REQUEST_ID).filter(|id| !id.is_empty()) {
+        Some(id) => (id.to_owned(), false),
+        None => (uuid::Uuid::new_v4().to_string(), true),
+    }
+}

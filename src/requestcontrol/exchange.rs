@@ -1,0 +1,180 @@
+//! One exchange: routed, answered, finished exactly once however it ends.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::model::body::Body;
+use crate::model::error::RequestError;
+use crate::model::exchange::{Completion, End, Picked};
+use crate::model::headers::Headers;
+use crate::model::metadata::Metadata;
+use crate::plugin::{Mutation, ResponseView};
+use crate::telemetry::metrics::ModelMetrics;
+use crate::wire::usage::UsageWatcher;
+
+use super::director::Director;
+use super::routed::Routed;
+
+/// The error code of a response whose status is 400 or above.
+const MODEL_SERVER_ERROR: &str = "ModelServerError";
+
+/// A request from its first header to its last byte. Dropping it counts as the client leaving.
+pub struct Exchange {
+    director: Arc<Director>,
+    received: Instant,
+    picked: Picked,
+    models: Option<Arc<ModelMetrics>>,
+    running: bool,
+    error: Option<&'static str>,
+    usage: UsageWatcher,
+    response_bytes: u64,
+    finished: bool,
+}
+
+impl Exchange {
+    /// An exchange that begins now.
+    pub fn begin(director: Arc<Director>) -> Self {
+        Exchange {
+            received: director.clock.now(),
+            director,
+            picked: Picked::default(),
+            models: None,
+            running: false,
+            error: None,
+            usage: UsageWatcher::Blind,
+            response_bytes: 0,
+            finished: false,
+        }
+    }
+
+    /// Routes a request that has no body.
+    ///
+    /// # Errors
+    /// The rejection the client is to see; it is counted.
+    pub fn route_without_body(
+        &mut self,
+        request: &Headers,
+        metadata: &Metadata,
+    ) -> Result<Routed, RequestError> {
+        match self.director.route_without_body(request, metadata) {
+            Ok((routed, picked)) => {
+                self.picked = picked;
+                Ok(routed)
+            }
+            Err(e) => Err(self.rejected(e)),
+        }
+    }
+
+    /// Routes a request with its whole body.
+    ///
+    /// # Errors
+    /// The rejection the client is to see; it is counted.
+    pub fn route(
+        &mut self,
+        request: Headers,
+        body: &mut Body,
+        metadata: &Metadata,
+    ) -> Result<Routed, RequestError> {
+        match self.director.route(request, body, metadata, &mut self.picked) {
+            Ok(routed) => {
+                let models = self.models();
+                models.accepted(routed.body_len() as u64);
+                models.running(1);
+                self.running = true;
+                Ok(routed)
+            }
+            Err(e) => Err(self.rejected(e)),
+        }
+    }
+
+    /// Notes a rejection decided by the front end or the director.
+    pub fn rejected(&mut self, error: RequestError) -> RequestError {
+        self.error = Some(error.code.name());
+        error
+    }
+
+    /// Notes that handling this exchange failed inside.
+    pub fn failed(&mut self) {
+        self.error.get_or_insert("Unknown");
+    }
+
+    /// Response headers arrived. Returns the headers to set.
+    pub fn response_headers(&mut self, response: &Headers, metadata: &Metadata) -> Mutation {
+        let status = response.get(":status").or_else(|| response.get("status"));
+        if status.is_some_and(|s| !s.starts_with(['1', '2', '3'])) {
+            self.error.get_or_insert(MODEL_SERVER_ERROR);
+        }
+        self.usage =
+            UsageWatcher::for_content(response.get("content-type"), response.get("content-encoding"));
+        let mut mutation = Mutation::default();
+        let view = ResponseView {
+            picked: &self.picked,
+            metadata,
+        };
+        for (plugin, timer) in &self.director.response_headers {
+            let started = Instant::now();
+            plugin.response_headers(&view, &mut mutation);
+            timer.observe(started.elapsed());
+        }
+        mutation
+    }
+
+    /// Response body bytes went by.
+    pub fn response_chunk(&mut self, chunk: &[u8]) {
+        self.response_bytes += chunk.len() as u64;
+        self.usage.push(chunk);
+    }
+
+    /// The exchange is over. Only the first call counts.
+    pub fn finish(&mut self, end: End) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        let usage = std::mem::take(&mut self.usage).finish();
+        let took = self.director.clock.now().saturating_duration_since(self.received);
+        if let Some(code) = self.error {
+            self.models().error(code);
+        }
+        if end == End::Natural && self.response_bytes + u64::from(self.running) > 0 {
+            let models = self.models();
+            models.completed(took, self.response_bytes);
+            if let Some(u) = usage {
+                models.tokens(u.prompt, u.completion, u.cached, took);
+            }
+        }
+        if self.running {
+            self.models().running(-1);
+        }
+        let end = if self.error.is_some() && end != End::Natural {
+            End::Error
+        } else {
+            end
+        };
+        let completion = Completion {
+            end,
+            usage,
+            response_bytes: self.response_bytes,
+        };
+        if self.picked.target.is_none() {
+            return; // Never routed: no plugin has anything to release.
+        }
+        for (plugin, timer) in &self.director.response_complete {
+            let started = Instant::now();
+            plugin.response_complete(&self.picked, &completion);
+            timer.observe(started.elapsed());
+        }
+    }
+
+    fn models(&mut self) -> Arc<ModelMetrics> {
+        let (metrics, picked) = (&self.director.metrics, &self.picked);
+        self.models
+            .get_or_insert_with(|| metrics.model(&picked.incoming_model, &picked.target_model))
+            .clone()
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.finish(End::Disconnected);
+    }
+}

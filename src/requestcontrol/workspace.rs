@@ -1,0 +1,37 @@
+//! Buffers of a decision, kept per thread and reused, so that deciding allocates nothing after warm-up.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use crate::model::endpoint::Endpoint;
+use crate::model::sample::Signals;
+use crate::plugin::{Decision, PrefixState};
+
+/// The buffers. Contents are meaningless between decisions.
+#[derive(Default)]
+pub struct Workspace {
+    /// Candidates left by the subset hint; empty when there is no hint.
+    pub subset: Vec<Arc<Endpoint>>,
+    /// Each candidate's numbers.
+    pub signals: Vec<Signals>,
+    /// Prefix hashes and matches.
+    pub prefix: RefCell<PrefixState>,
+    /// The decision.
+    pub decision: Decision,
+}
+
+thread_local! {
+    static WORKSPACE: RefCell<Workspace> = RefCell::default();
+}
+
+/// Runs `f` with this thread's workspace. Not reentrant: `f` must not route another request.
+pub fn with<R>(f: impl FnOnce(&mut Workspace) -> R) -> R {
+    WORKSPACE.with_borrow_mut(|w| {
+        w.signals.clear();
+        w.prefix.get_mut().reset();
+        let result = f(w);
+        // Endpoints that leave the fleet must not be kept alive by an idle thread.
+        w.subset.clear();
+        result
+    })
+}
