@@ -1,0 +1,225 @@
+//! The real `epp` as a process, with endpoints from a file.
+
+use std::fmt::Write as _;
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use super::ports;
+
+/// How `epp` is to run.
+pub struct Options {
+    /// Plugins of the configuration, YAML list items; `file-discovery` is added.
+    pub plugins: String,
+    /// `schedulingProfiles:` section, or empty.
+    pub profiles: String,
+    /// Text of the endpoints file.
+    pub endpoints: String,
+    /// More flags.
+    pub flags: Vec<String>,
+}
+
+impl Options {
+    /// Scorers of weight 1 over `endpoints`: kv, queue, prefix, lora (the set-up of request.md §9.1).
+    pub fn hermetic(endpoints: &[SocketAddr]) -> Self {
+        let mut text = String::from("endpoints:\n");
+        for (i, a) in endpoints.iter().enumerate() {
+            writeln!(
+                text,
+                "- {{name: pod-{i}-rank-0, address: \"{}\", port: {}}}",
+                a.ip(),
+                a.port()
+            )
+            .unwrap();
+        }
+        if endpoints.is_empty() {
+            text = "endpoints: []\n".into();
+        }
+        let scorers = [
+            "kv-cache-utilization-scorer",
+            "queue-scorer",
+            "prefix-cache-scorer",
+            "lora-affinity-scorer",
+        ];
+        let mut profiles = String::from("schedulingProfiles:\n- name: default\n  plugins:\n");
+        for s in scorers {
+            writeln!(profiles, "  - {{pluginRef: {s}, weight: 1}}").unwrap();
+        }
+        Options {
+            plugins: scorers.iter().map(|s| format!("- type: {s}\n")).collect(),
+            profiles,
+            endpoints: text,
+            flags: Vec::new(),
+        }
+    }
+
+    /// Adds a flag.
+    pub fn flag(mut self, flag: &str) -> Self {
+        self.flags.push(flag.into());
+        self
+    }
+}
+
+/// A running `epp`; killed when dropped.
+pub struct Epp {
+    child: Child,
+    /// ext_proc address.
+    pub grpc: SocketAddr,
+    /// Health address.
+    pub health: SocketAddr,
+    /// Metrics address.
+    pub metrics: SocketAddr,
+    folder: tempfile::TempDir,
+}
+
+impl Drop for Epp {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default();
+            eprintln!("--- stderr of epp\n{log}");
+        }
+    }
+}
+
+impl Epp {
+    /// Starts it and waits until every endpoint has a fresh sample.
+    pub async fn start(options: &Options, endpoints: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("endpoints.yaml"), &options.endpoints).unwrap();
+        let config = format!(
+            "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins:\n{}- type: file-discovery\n  \
+             parameters: {{path: {}, watchFile: true}}\n{}dataLayer:\n  discovery: {{pluginRef: file-discovery}}\n",
+            options.plugins,
+            path("endpoints.yaml").display(),
+            options.profiles
+        );
+        std::fs::write(path("config.yaml"), config).unwrap();
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let (grpc, health, metrics) = (
+            address(ports::free()),
+            address(ports::free()),
+            address(ports::free()),
+        );
+        let child = Command::new(env!("CARGO_BIN_EXE_epp"))
+            .arg(format!("--config-file={}", path("config.yaml").display()))
+            .arg(format!("--grpc-port={}", grpc.port()))
+            .arg(format!("--grpc-health-port={}", health.port()))
+            .arg(format!("--metrics-port={}", metrics.port()))
+            .args([
+                "--bind-address=127.0.0.1",
+                "--pool-name=test-pool",
+                "--secure-serving=false",
+            ])
+            .args(["--refresh-prometheus-metrics-interval=20ms", "--threads=2"])
+            .args(&options.flags)
+            .env_remove("RUST_LOG")
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(path("stderr")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut epp = Epp {
+            child,
+            grpc,
+            health,
+            metrics,
+            folder,
+        };
+        let ready = format!("inference_pool_ready_pods{{name=\"test-pool\"}} {endpoints}");
+        epp.eventually(&ready).await;
+        epp
+    }
+
+    /// The endpoints file, for tests that change it.
+    pub fn endpoints_file(&self) -> PathBuf {
+        self.folder.path().join("endpoints.yaml")
+    }
+
+    /// What it has written to stderr.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("stderr")).unwrap()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The metrics page, or nothing while it is not served.
+    pub async fn page(&self) -> Option<String> {
+        get(self.metrics, "/metrics").await
+    }
+
+    /// Waits until the metrics page has `line`.
+    pub async fn eventually(&mut self, line: &str) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            let page = self.page().await;
+            if page.as_ref().is_some_and(|p| p.lines().any(|l| l == line)) {
+                return;
+            }
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("epp ended with {status}");
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "no line `{line}` in\n{}",
+                page.unwrap_or_else(|| "(no page)".into())
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Sends it a signal by name (`TERM`).
+    pub fn signal(&self, name: &str) {
+        let ok = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(self.pid().to_string())
+            .status()
+            .unwrap();
+        assert!(ok.success());
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// Body of a GET, if it answers 200.
+pub async fn get(address: SocketAddr, path: &str) -> Option<String> {
+    let url = format!("http://{address}{path}");
+    tokio::task::spawn_blocking(move || {
+        let mut stream = std::net::TcpStream::connect(address).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        let path = url.split_once("://")?.1.split_once('/')?.1.to_owned();
+        std::io::Write::write_all(
+            &mut stream,
+            format!("GET /{path} HTTP/1.0\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes(),
+        )
+        .ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        head.split(' ')
+            .nth(1)
+            .filter(|s| *s == "200")
+            .map(|_| body.to_owned())
+    })
+    .await
+    .unwrap()
+}
+
+/// Is `path` a file below the folder of the package? For messages that name example files.
+pub fn in_package(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
