@@ -2,9 +2,11 @@
 //! observation.
 //!
 //! The library's own histogram keeps its buckets behind a mutex and writes the page while holding it: a request
-//! that observes during a scrape waits for the page. Here an observation is two uncontended atomic additions,
-//! and the total is the sum of the buckets, so `+Inf` and `_count` cannot disagree on the page. The sum is
-//! added a moment after the bucket; a scrape in between shows one observation more than the sum holds.
+//! that observes during a scrape waits for the page. That, not speed, is the reason for this one (alone on a
+//! core 15 ns an observation against 21 ns; two threads hammering one histogram, 80 ns against 60 ns). Here an
+//! observation is an atomic addition and an atomic exchange, and the total is the sum of the buckets, so that
+//! `+Inf` and `_count` cannot disagree on the page. The sum is added a moment after the bucket; a scrape in
+//! between shows one observation more than the sum holds.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
