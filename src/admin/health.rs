@@ -32,6 +32,7 @@ use tower_service::Service;
 use crate::datastore::Datastore;
 use crate::net::accept::{self, WORKER_BACKLOG};
 use crate::net::incoming::{HANDSHAKE_TIMEOUT, incoming};
+use crate::telemetry::logging::verbose;
 
 /// The service Envoy calls.
 pub const EXT_PROC: &str = "envoy.service.ext_proc.v3.ExternalProcessor";
@@ -259,7 +260,8 @@ impl Health for Subject {
         if status == ServingStatus::Serving {
             tracing::trace!(service, "Health asked: serving");
         } else {
-            tracing::debug!(
+            verbose!(
+                2,
                 service,
                 status = status.as_str_name(),
                 "Health asked: not serving"
