@@ -3,5 +3,6 @@
 pub mod ext_proc;
 pub mod grpc;
 pub mod openai;
+pub mod prom_text;
 mod protobuf;
 pub mod usage;

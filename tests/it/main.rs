@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
+mod admin;
 mod floors;
+mod net;
 mod routing;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,0 +1,188 @@
+//! One event as one line, console or JSON, with the keys of the reference.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Metadata, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::Context;
+
+use super::Encoder;
+use super::sampling::Sampler;
+use super::time_format::TimeFormat;
+use super::verbosity::Grade;
+
+/// The layer that writes.
+pub struct Lines<W> {
+    encoder: Encoder,
+    time: TimeFormat,
+    sampler: Option<Sampler>,
+    writer: W,
+}
+
+impl<W> Lines<W> {
+    /// Lines of this look, all of them or a sample.
+    pub fn new(encoder: Encoder, time: TimeFormat, sampler: Option<Sampler>, writer: W) -> Self {
+        Lines {
+            encoder,
+            time,
+            sampler,
+            writer,
+        }
+    }
+}
+
+impl<S: Subscriber, W: for<'a> MakeWriter<'a> + 'static> Layer<S> for Lines<W> {
+    fn on_event(&self, event: &Event, _: Context<S>) {
+        let now = SystemTime::now();
+        let mut content = Content::default();
+        event.record(&mut content);
+        let level = Grade::of(event.metadata()).name();
+        if let Some(sampler) = &self.sampler {
+            let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            if !sampler.passes(&level, &content.message, second) {
+                return;
+            }
+        }
+        let line = match self.encoder {
+            Encoder::Console => console(self.time.write(now), level, event.metadata(), content),
+            Encoder::Json => json(self.time, now, level, event.metadata(), content),
+        };
+        // One write, so that lines of several threads do not mix. If standard error is gone there is nowhere
+        // left to say so.
+        let _ = self.writer.make_writer().write_all(line.as_bytes());
+    }
+}
+
+fn console(time: String, level: String, metadata: &Metadata, content: Content) -> String {
+    let level = level.to_uppercase();
+    let mut line = format!("{time}\t{level}");
+    for part in [logger(metadata), caller(metadata), content.message.clone()] {
+        if !part.is_empty() {
+            line.push('\t');
+            line.push_str(&on_one_line(&part));
+        }
+    }
+    let fields: Vec<String> = content
+        .into_fields()
+        .map(|(k, v)| format!("{}:{v}", quote(k)))
+        .collect();
+    if !fields.is_empty() {
+        line.push_str(&format!("\t{{{}}}", fields.join(",")));
+    }
+    line.push('\n');
+    line
+}
+
+fn json(time: TimeFormat, now: SystemTime, level: String, metadata: &Metadata, content: Content) -> String {
+    let now = time.write(now);
+    let mut line = format!(
+        "{{\"level\":{},\"ts\":{},\"logger\":{},\"caller\":{},\"msg\":{}",
+        quote(&level),
+        if time.numeric() { now } else { quote(&now) },
+        quote(&logger(metadata)),
+        quote(&caller(metadata)),
+        quote(&content.message),
+    );
+    for (key, value) in content.into_fields() {
+        line.push_str(&format!(",{}:{value}", quote(key)));
+    }
+    line.push_str("}\n");
+    line
+}
+
+/// Control characters escaped: a line feed in a message must not look like a new line of the log, nor an
+/// escape sequence reach a terminal.
+fn on_one_line(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let escape = |c: char| {
+        if c.is_control() {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
+    };
+    Cow::Owned(text.chars().map(escape).collect())
+}
+
+/// `text` as a JSON string.
+fn quote(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+/// The module that speaks, without the library's name: `extproc.session`.
+fn logger(metadata: &Metadata) -> String {
+    let target = metadata.target();
+    let module = target.split('@').next().unwrap_or(target);
+    let module = module.strip_prefix("endpoint_picker::").unwrap_or(module);
+    module.replace("::", ".")
+}
+
+/// `folder/file.rs:line`
+fn caller(metadata: &Metadata) -> String {
+    let (Some(file), Some(line)) = (metadata.file(), metadata.line()) else {
+        return String::new();
+    };
+    let folder = file.rmatch_indices('/').nth(1).map_or(0, |(at, _)| at + 1);
+    format!("{}:{line}", &file[folder..])
+}
+
+/// What an event carries.
+#[derive(Default)]
+struct Content {
+    message: String,
+    fields: Vec<(&'static str, Value)>,
+    error: Option<Value>,
+}
+
+impl Content {
+    /// The fields as written, the error last.
+    fn into_fields(self) -> impl Iterator<Item = (&'static str, Value)> {
+        let error = self.error.map(|e| ("error", e));
+        self.fields.into_iter().chain(error)
+    }
+
+    fn add(&mut self, field: &Field, value: Value) {
+        match field.name() {
+            "message" => {
+                self.message = match value {
+                    Value::String(text) => text,
+                    other => other.to_string(),
+                }
+            }
+            "error" => self.error = Some(value),
+            name => self.fields.push((name, value)),
+        }
+    }
+}
+
+impl Visit for Content {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.add(field, format!("{value:?}").into());
+    }
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field, value.into());
+    }
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.add(field, value.into());
+    }
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.add(field, value.into());
+    }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.add(field, value.into());
+    }
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.add(field, value.into());
+    }
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.add(field, value.to_string().into());
+    }
+}

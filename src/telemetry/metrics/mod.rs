@@ -1,0 +1,286 @@
+//! The metrics of the picker: one registry, handles looked up once per label set (runtime.md §6).
+//!
+//! A handle is an `Arc` of atomics. Recording takes no lock that a scrape holds; a scrape reads the atomics
+//! while it writes the page.
+
+pub mod buckets;
+pub mod catalogue;
+pub mod family;
+pub mod histogram;
+mod model;
+mod page;
+mod process;
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::registry::Registry;
+
+pub use model::ModelMetrics;
+
+use family::Family;
+use histogram::Histogram;
+use model::Models;
+use page::{Page, Value};
+
+/// All metrics; share it in an `Arc`.
+#[derive(Debug)]
+pub struct Metrics {
+    families: Arc<Families>,
+    registry: Registry,
+}
+
+/// A timer handle of one plugin at one extension point. The default one records nothing.
+#[derive(Clone, Debug, Default)]
+pub struct PluginTimer {
+    histogram: Option<Arc<Histogram>>,
+}
+
+#[derive(Debug)]
+struct Families {
+    models: Models,
+    pools: Family<1, PoolGauges>,
+    queues: ArcSwapOption<Queues>,
+    scheduling: Histogram,
+    scheduled: AtomicU64,
+    not_scheduled: AtomicU64,
+    plugins: Family<3, Histogram>,
+    prefix_size: AtomicU64,
+    prefix_hit_ratio: Histogram,
+    prefix_hit_bytes: Histogram,
+    build: OnceLock<(Arc<str>, Arc<str>)>,
+    rewrites: Family<3, AtomicU64>,
+}
+
+/// Averages over one pool; bits of `f64`, NaN where there is no average.
+#[derive(Debug)]
+struct PoolGauges {
+    ready: AtomicU64,
+    kv: AtomicU64,
+    queue: AtomicU64,
+}
+
+/// Where the queue of every endpoint is read from.
+struct Queues {
+    pool: Arc<str>,
+    read: Box<dyn Fn() -> Vec<(String, u64)> + Send + Sync>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let families = Arc::new(Families::default());
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(families.clone()));
+        Metrics { families, registry }
+    }
+}
+
+impl Metrics {
+    /// The handles of a label pair, made on first use. Distinct pairs are capped at
+    /// [`family::MAX_SERIES`]; beyond the cap both labels are `other`.
+    pub fn model(&self, model: &str, target: &str) -> Arc<ModelMetrics> {
+        self.families.models.0.get([model, target])
+    }
+
+    /// One call of the scheduler.
+    pub fn scheduled(&self, took: Duration, ok: bool) {
+        let families = &self.families;
+        families.scheduling.observe(took.as_secs_f64());
+        let attempts = if ok {
+            &families.scheduled
+        } else {
+            &families.not_scheduled
+        };
+        attempts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The timer of a plugin: `inference_extension_plugin_duration_seconds`. Keep it.
+    pub fn plugin_timer(&self, extension_point: &str, plugin_type: &str, plugin_name: &str) -> PluginTimer {
+        let labels = [extension_point, plugin_type, plugin_name];
+        PluginTimer {
+            histogram: Some(self.families.plugins.get(labels)),
+        }
+    }
+
+    /// A rewrite rule was applied.
+    pub fn rewritten(&self, rewrite: &str, model: &str, target: &str) {
+        let series = self.families.rewrites.get([rewrite, model, target]);
+        series.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Prefix match of one request: matched and total blocks, and matched bytes. Nothing to match is not
+    /// counted.
+    pub fn prefix_match(&self, matched: u32, total: u32, matched_bytes: u64) {
+        if total > 0 {
+            let ratio = f64::from(matched) / f64::from(total);
+            self.families.prefix_hit_ratio.observe(ratio);
+            self.families.prefix_hit_bytes.observe(matched_bytes as f64);
+        }
+    }
+
+    /// Entries in the prefix index, all endpoints together.
+    pub fn prefix_index_size(&self, entries: u64) {
+        self.families.prefix_size.store(entries, Ordering::Relaxed);
+    }
+
+    /// Averages over the pool (runtime.md §4.4): `None` takes the gauge off the page.
+    pub fn pool(&self, pool: &str, ready: u64, average_kv: Option<f64>, average_queue: Option<f64>) {
+        let gauges = self.families.pools.get([pool]);
+        let bits = |average: Option<f64>| average.unwrap_or(f64::NAN).to_bits();
+        gauges.ready.store(ready, Ordering::Relaxed);
+        gauges.kv.store(bits(average_kv), Ordering::Relaxed);
+        gauges.queue.store(bits(average_queue), Ordering::Relaxed);
+    }
+
+    /// Says where a page takes the queue of every endpoint from: `read` gives (endpoint name, waiting
+    /// requests) and is called once per page. The last call wins.
+    pub fn endpoint_queues(&self, pool: &str, read: impl Fn() -> Vec<(String, u64)> + Send + Sync + 'static) {
+        self.families.queues.store(Some(Arc::new(Queues {
+            pool: pool.into(),
+            read: Box::new(read),
+        })));
+    }
+
+    /// Names the build in `inference_extension_info`; the first call counts.
+    pub fn build_info(&self, commit: &str, build_ref: &str) {
+        let _already_named = self.families.build.set((commit.into(), build_ref.into()));
+    }
+
+    /// The page in OpenMetrics text. `wire::prom_text` turns it into the older format.
+    pub fn encode(&self) -> String {
+        let mut page = String::new();
+        // Writing into a `String` cannot fail, and no collector of ours fails by itself.
+        let written = prometheus_client::encoding::text::encode(&mut page, &self.registry);
+        debug_assert!(written.is_ok());
+        page
+    }
+}
+
+impl PluginTimer {
+    /// Records one run.
+    pub fn observe(&self, took: Duration) {
+        if let Some(histogram) = &self.histogram {
+            histogram.observe(took.as_secs_f64());
+        }
+    }
+}
+
+impl Default for Families {
+    fn default() -> Self {
+        Families {
+            models: Models::default(),
+            pools: Family::new(["name"], |_| PoolGauges {
+                ready: AtomicU64::new(0),
+                kv: AtomicU64::new(f64::NAN.to_bits()),
+                queue: AtomicU64::new(f64::NAN.to_bits()),
+            }),
+            queues: ArcSwapOption::empty(),
+            scheduling: Histogram::new(buckets::SCHEDULING_SECONDS),
+            scheduled: AtomicU64::new(0),
+            not_scheduled: AtomicU64::new(0),
+            plugins: Family::new(catalogue::PLUGIN, |_| Histogram::new(buckets::SCHEDULING_SECONDS)),
+            prefix_size: AtomicU64::new(0),
+            prefix_hit_ratio: Histogram::new(buckets::HIT_RATIO),
+            prefix_hit_bytes: Histogram::new(buckets::HIT_BYTES),
+            build: OnceLock::new(),
+            rewrites: Family::new(catalogue::REWRITE, |_| AtomicU64::new(0)),
+        }
+    }
+}
+
+impl Collector for Families {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        let mut page = Page(encoder);
+        self.models.write(&mut page)?;
+        self.write_pools(&mut page)?;
+        self.write_extension(&mut page)?;
+        process::write(&mut page)
+    }
+}
+
+impl Families {
+    fn write_pools(&self, page: &mut Page) -> fmt::Result {
+        let pools = self.pools.all();
+        let mut average = |spec, of: fn(&PoolGauges) -> &AtomicU64| {
+            let known = pools
+                .iter()
+                .map(|(l, p)| (l, f64::from_bits(of(p).load(Ordering::Relaxed))))
+                .filter(|(_, x)| !x.is_nan());
+            page.labelled(spec, known.map(|(l, x)| (l.clone(), Value::Ratio(x))))
+        };
+        average(&catalogue::POOL_KV, |p| &p.kv)?;
+        average(&catalogue::POOL_QUEUE, |p| &p.queue)?;
+        let ready = pools
+            .iter()
+            .map(|(l, p)| (l.clone(), Value::Level(p.ready.load(Ordering::Relaxed) as i64)));
+        page.labelled(&catalogue::POOL_READY, ready)?;
+        let queues = self.queues.load_full();
+        let queues = queues.iter().flat_map(|q| {
+            (q.read)().into_iter().map(|(endpoint, waiting)| {
+                let labels = [
+                    ("name", q.pool.clone()),
+                    ("model_server_pod", Arc::from(endpoint)),
+                ];
+                (labels, Value::Level(waiting as i64))
+            })
+        });
+        page.labelled(&catalogue::POD_QUEUE, queues)
+    }
+
+    fn write_extension(&self, page: &mut Page) -> fmt::Result {
+        page.one(&catalogue::SCHEDULING_SECONDS, Value::Spread(&self.scheduling))?;
+        let attempts = [("failure", &self.not_scheduled), ("success", &self.scheduled)];
+        let attempts = attempts
+            .map(|(status, n)| (status, n.load(Ordering::Relaxed)))
+            .into_iter()
+            .filter(|(_, n)| *n > 0);
+        page.labelled(
+            &catalogue::SCHEDULING_ATTEMPTS,
+            attempts.map(|(s, n)| ([("status", s)], Value::Count(n))),
+        )?;
+        let plugins = self.plugins.all();
+        let plugins = plugins.iter().filter(|(_, h)| h.count() > 0);
+        page.labelled(
+            &catalogue::PLUGIN_SECONDS,
+            plugins.map(|(l, h)| (l.clone(), Value::Spread(h))),
+        )?;
+        let entries = self.prefix_size.load(Ordering::Relaxed) as i64;
+        page.one(&catalogue::PREFIX_SIZE, Value::Level(entries))?;
+        page.one(
+            &catalogue::PREFIX_HIT_RATIO,
+            Value::Spread(&self.prefix_hit_ratio),
+        )?;
+        page.one(
+            &catalogue::PREFIX_HIT_BYTES,
+            Value::Spread(&self.prefix_hit_bytes),
+        )?;
+        let build = self.build.get().map(|(commit, build_ref)| {
+            let labels = [("commit", commit.clone()), ("build_ref", build_ref.clone())];
+            (labels, Value::Level(1))
+        });
+        page.labelled(&catalogue::INFO, build)?;
+        let rewrites = self.rewrites.all();
+        page.labelled(
+            &catalogue::REWRITES,
+            rewrites
+                .iter()
+                .map(|(l, n)| (l.clone(), Value::Count(n.load(Ordering::Relaxed)))),
+        )
+    }
+}
+
+impl fmt::Debug for Queues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queues")
+            .field("pool", &self.pool)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
