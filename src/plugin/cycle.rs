@@ -42,6 +42,8 @@ pub struct PrefixMatch {
     pub hashes: Vec<u64>,
     /// Leading blocks each candidate holds, by candidate index.
     pub matched: Vec<u32>,
+    /// Working memory of the plugin, indexed by endpoint slot.
+    pub by_slot: Vec<u32>,
 }
 
 /// The prefix findings of a cycle, one entry per prefix plugin that has run.

@@ -2,7 +2,7 @@
 //! Buffers are flat and reused, so that deciding allocates nothing after warm-up.
 
 /// Outcome of one scheduling call. Indices of endpoints are those of the [`super::Cycle`].
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decision {
     /// Seed of the random generator: same request, snapshot, time and seed give the same decision.
     pub seed: u64,
@@ -22,7 +22,7 @@ pub struct FilterVerdict {
 }
 
 /// How one profile decided.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProfileDecision {
     /// Has this profile run in this decision?
     pub ran: bool,
@@ -38,6 +38,33 @@ pub struct ProfileDecision {
     pub totals: Vec<f32>,
     /// Endpoints picked, best first. Empty: the profile ran and failed, or did not run.
     pub picked: Vec<u32>,
+    scratch: Scratch,
+}
+
+/// Working memory of [`ProfileDecision::narrow`]; no part of the outcome, so all are equal.
+#[derive(Clone, Debug, Default)]
+struct Scratch {
+    before: Vec<u32>,
+    waiting: Vec<u64>,
+}
+
+impl PartialEq for Scratch {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Scratch {
+    /// Takes `i` off the list of those still waiting for a verdict; false if it was not on it.
+    fn take(&mut self, i: u32) -> bool {
+        let Some(word) = self.waiting.get_mut(i as usize / 64) else {
+            return false;
+        };
+        let bit = 1 << (i % 64);
+        let was = *word & bit != 0;
+        *word &= !bit;
+        was
+    }
 }
 
 impl Decision {
@@ -68,5 +95,50 @@ impl ProfileDecision {
     pub fn scores(&self, scorer: usize) -> &[f32] {
         let n = self.candidates.len();
         self.raw.get(scorer * n..(scorer + 1) * n).unwrap_or(&[])
+    }
+
+    /// Lets `filter` narrow the candidates and records its verdict. What it leaves that was no candidate, or
+    /// leaves twice, is dropped: a filter can only take away and reorder.
+    pub fn narrow(&mut self, filter: usize, run: impl FnOnce(&mut Vec<u32>)) {
+        let scratch = &mut self.scratch;
+        scratch.before.clone_from(&self.candidates);
+        run(&mut self.candidates);
+        let words = scratch.before.iter().max().map_or(0, |m| *m as usize / 64 + 1);
+        scratch.waiting.clear();
+        scratch.waiting.resize(words, 0);
+        for i in &scratch.before {
+            scratch.waiting[*i as usize / 64] |= 1 << (i % 64);
+        }
+        self.candidates.retain(|i| scratch.take(*i));
+        let from = self.removed.len();
+        for k in 0..scratch.before.len() {
+            let i = scratch.before[k];
+            if scratch.take(i) {
+                self.removed.push(i);
+            }
+        }
+        self.verdicts.push(FilterVerdict {
+            filter,
+            removed: from..self.removed.len(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_can_only_take_away_and_reorder() {
+        let mut p = ProfileDecision {
+            candidates: vec![0, 1, 2, 70],
+            ..ProfileDecision::default()
+        };
+        p.narrow(0, |c| *c = vec![70, 9, 0, 70, 400]);
+        assert_eq!(p.candidates, [70, 0]);
+        assert_eq!(p.removed, [1, 2]);
+        p.narrow(1, Vec::clear);
+        assert_eq!(p.verdicts[1].removed, 2..4);
+        assert_eq!(p.removed, [1, 2, 70, 0]);
     }
 }

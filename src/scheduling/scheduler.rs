@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::plugin::{Cycle, Decision, Handler, ProfileName};
+use rand::SeedableRng;
+
+use crate::plugin::{Cycle, Decision, DecisionRng, Handler, HandlerStep, ProfileDecision, ProfileName};
 
 use super::Profile;
+use super::observe::{Observer, Stage, Unobserved};
 
 /// Why scheduling failed; the text goes after `failed to find target pod: `.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +49,11 @@ impl Scheduler {
         &self.profiles
     }
 
+    /// Instance name and type of the handler.
+    pub fn handler(&self) -> (&Arc<str>, &'static str) {
+        (&self.handler.0, self.handler.1)
+    }
+
     /// Decides. Deterministic in (cycle, seed); `decision` is overwritten and its buffers reused.
     ///
     /// # Errors
@@ -56,8 +64,63 @@ impl Scheduler {
         seed: u64,
         decision: &mut Decision,
     ) -> Result<(), ScheduleError> {
+        self.schedule_observed(cycle, seed, decision, &mut Unobserved)
+    }
+
+    /// [`Scheduler::schedule`], with `observer` told of every boundary between plugins.
+    ///
+    /// # Errors
+    /// As [`Scheduler::schedule`].
+    pub fn schedule_observed(
+        &self,
+        cycle: &Cycle<'_>,
+        seed: u64,
+        decision: &mut Decision,
+        observer: &mut impl Observer,
+    ) -> Result<(), ScheduleError> {
         decision.reset(seed, self.profiles.len());
-        let _ = (cycle, &self.handler);
-        Err(ScheduleError("not written yet".into()))
+        let mut rng = DecisionRng::seed_from_u64(seed);
+        let handler = &*self.handler.2;
+        observer.started();
+        loop {
+            let step = handler.next(cycle, &self.names, decision);
+            observer.ran(Stage::ProfilePicker);
+            let HandlerStep::Run(at) = step else { break };
+            let (profile, out) = self.due(at, decision)?;
+            profile.run(at, cycle, &mut rng, out, observer);
+        }
+        if !decision.profiles.iter().any(|p| p.ran) {
+            let id = &cycle.request.id;
+            return Err(ScheduleError(format!(
+                "failed to run any scheduler profile for request {id}"
+            )));
+        }
+        let primary = handler.primary(&self.names, decision);
+        observer.ran(Stage::ProcessProfilesResults);
+        decision.primary = primary.map_err(ScheduleError)?;
+        if decision.targets().is_empty() {
+            return Err(self.wrong_step("named a primary profile without endpoints", decision.primary));
+        }
+        Ok(())
+    }
+
+    /// The profile the handler asked for. Asking twice for one would never end.
+    fn due<'d>(
+        &self,
+        at: usize,
+        decision: &'d mut Decision,
+    ) -> Result<(&Profile, &'d mut ProfileDecision), ScheduleError> {
+        match (self.profiles.get(at), decision.profiles.get_mut(at)) {
+            (Some(profile), Some(out)) if !out.ran => Ok((profile, out)),
+            _ => Err(self.wrong_step("asked for a profile that is not there or has run", at)),
+        }
+    }
+
+    fn wrong_step(&self, what: &str, at: usize) -> ScheduleError {
+        let (name, _) = self.handler();
+        ScheduleError(format!("profile handler '{name}' {what}: profile {at}"))
     }
 }
+
+#[cfg(test)]
+mod tests;
