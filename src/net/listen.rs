@@ -2,7 +2,7 @@
 //! that chose the port and what to do.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -16,6 +16,8 @@ pub enum Reach {
     Everyone,
     /// This host only.
     Loopback,
+    /// One address.
+    Address(IpAddr),
 }
 
 /// A port that could not be opened.
@@ -46,6 +48,7 @@ pub fn bind(reach: Reach, port: u16, flag: &'static str) -> Result<TcpListener, 
             (Ipv4Addr::LOCALHOST, port).into(),
             (Ipv6Addr::LOCALHOST, port).into(),
         ),
+        Reach::Address(ip) => ((ip, port).into(), (ip, port).into()),
     };
     open(first)
         .or_else(|e| if no_such_family(&e) { open(second) } else { Err(e) })

@@ -1,0 +1,328 @@
+//! The settings of `epp`: flags and environment made sense of and checked. Called by `main` once.
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::base::flags::{self, Parsed, Stop};
+use crate::telemetry::logging::{self, Encoder, Threshold, TimeFormat};
+
+use super::environment::{Environment, Lookup};
+use super::options::{FLAGS, METRIC_FLAGS};
+use super::{environment, validate};
+
+/// Everything `epp` is told from outside, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `--pool-name`; empty when not given.
+    pub pool_name: String,
+    /// Namespace: flag, else `$NAMESPACE`, else `default`.
+    pub namespace: String,
+    /// API group of the pool.
+    pub pool_group: String,
+    /// Labels of `--endpoint-selector`, in order; empty when not given.
+    pub selector: Vec<(String, String)>,
+    /// `--endpoint-target-ports` without duplicates.
+    pub target_ports: Vec<u16>,
+    /// Ignore subset hints.
+    pub ignore_subset: bool,
+    /// Address of all servers; `None` is every address.
+    pub bind: Option<IpAddr>,
+    /// Port of ext_proc.
+    pub grpc_port: u16,
+    /// Port of gRPC health.
+    pub health_port: u16,
+    /// Port of the metrics page.
+    pub metrics_port: u16,
+    /// Ask the cluster who may read metrics.
+    pub metrics_auth: bool,
+    /// gRPC health on the ext_proc port too.
+    pub health_checking: bool,
+    /// TLS on the ext_proc port.
+    pub secure: bool,
+    /// Folder of the certificate.
+    pub cert_path: Option<PathBuf>,
+    /// Follow changes of the certificate folder.
+    pub cert_reload: bool,
+    /// ext_proc worker threads, at least 1.
+    pub threads: usize,
+    /// How long open streams may finish.
+    pub drain_timeout: Duration,
+    /// The EndpointPickerConfig.
+    pub config: ConfigSource,
+    /// Time between scrapes.
+    pub scrape_interval: Duration,
+    /// Time between refreshes of the pool's gauges.
+    pub gauges_interval: Duration,
+    /// Age from which a sample no longer counts in the pool's gauges.
+    pub gauges_staleness: Duration,
+    /// `http` or `https`.
+    pub metrics_scheme: String,
+    /// Path of the model servers' metrics page.
+    pub metrics_path: String,
+    /// Do not verify the model servers' certificates.
+    pub metrics_insecure: bool,
+    /// Metric names, where `--compat-version v0.5.0` allows them.
+    pub metric_specs: Option<MetricSpecs>,
+    /// Largest request body, bytes.
+    pub max_request_body: usize,
+    /// Largest ext_proc message, bytes.
+    pub max_message: usize,
+    /// Logging.
+    pub logging: logging::Options,
+    /// What the environment says.
+    pub environment: Environment,
+    /// Flags that were given and do nothing yet, with what to expect instead.
+    pub idle_flags: Vec<&'static str>,
+}
+
+/// Where the EndpointPickerConfig comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigSource {
+    /// A file.
+    File(PathBuf),
+    /// The text itself.
+    Text(String),
+    /// Neither was given: the built-in default.
+    BuiltIn,
+}
+
+/// The five metric flags of v0.5.0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricSpecs {
+    /// Waiting requests.
+    pub queued: String,
+    /// Running requests.
+    pub running: String,
+    /// KV-cache use.
+    pub kv_usage: String,
+    /// LoRA adapters.
+    pub lora: String,
+    /// KV-cache configuration.
+    pub cache_info: String,
+}
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum CommandLine {
+    /// Run with these settings; the lines go to stderr first.
+    Run(Box<Settings>, Vec<String>),
+    /// `--help`: the text goes to stderr, exit code 0.
+    Help(String),
+    /// A usage error: the text goes to stderr, exit code 2.
+    Usage(String),
+    /// Refused settings: the lines go to stderr, exit code 1.
+    Refused(Vec<String>),
+}
+
+/// Reads a command line and the environment.
+pub fn read(program: &str, args: &[OsString], lookup: Lookup<'_>) -> CommandLine {
+    let (parsed, stop) = flags::parse(FLAGS, args);
+    let mut lines = parsed.notes.clone();
+    match stop {
+        Some(Stop::Help) => return CommandLine::Help(flags::help(program, FLAGS)),
+        Some(Stop::Usage(text)) => {
+            lines.push(format!("{}\n{text}", flags::help(program, FLAGS)));
+            return CommandLine::Usage(lines.join("\n"));
+        }
+        None => {}
+    }
+    if let Err(text) = validate::usage(&parsed) {
+        lines.push(format!("{}\n{text}", flags::help(program, FLAGS)));
+        return CommandLine::Usage(lines.join("\n"));
+    }
+    let errors = validate::errors(&parsed);
+    if !errors.is_empty() {
+        lines.extend(errors.into_iter().map(|e| format!("error: {e}")));
+        return CommandLine::Refused(lines);
+    }
+    let environment = environment::read(lookup);
+    lines.extend(environment.warnings.iter().map(|w| format!("warning: {w}")));
+    CommandLine::Run(Box::new(Settings::new(&parsed, environment)), lines)
+}
+
+impl Settings {
+    /// `parsed` has passed validation.
+    fn new(p: &Parsed, environment: Environment) -> Self {
+        let port = |name: &str| u16::try_from(p.int(name)).unwrap_or(0);
+        let time = |name: &str| p.duration(name).to_std().unwrap_or_default();
+        let size = |name: &str| usize::try_from(p.int(name)).unwrap_or(usize::MAX);
+        let mut target_ports: Vec<u16> = Vec::new();
+        for port in p.ints("endpoint-target-ports").iter().filter_map(|n| u16::try_from(*n).ok()) {
+            if !target_ports.contains(&port) {
+                target_ports.push(port);
+            }
+        }
+        let flag_namespace = Some(p.text("pool-namespace")).filter(|n| !n.is_empty());
+        let namespace = flag_namespace.or(environment.namespace.as_deref()).unwrap_or("default").to_owned();
+        let threads = match size("threads") {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            n => n,
+        };
+        Settings {
+            pool_name: p.text("pool-name").to_owned(),
+            namespace,
+            pool_group: p.text("pool-group").to_owned(),
+            selector: validate::selector(p.text("endpoint-selector")).unwrap_or_default(),
+            target_ports,
+            ignore_subset: p.bool("disable-endpoint-subset-filter"),
+            bind: p.text("bind-address").parse().ok().filter(|a: &IpAddr| !(a.is_ipv6() && a.is_unspecified())),
+            grpc_port: port("grpc-port"),
+            health_port: port("grpc-health-port"),
+            metrics_port: port("metrics-port"),
+            metrics_auth: p.bool("metrics-endpoint-auth"),
+            health_checking: p.bool("health-checking"),
+            secure: p.bool("secure-serving"),
+            cert_path: Some(p.text("cert-path")).filter(|c| !c.is_empty()).map(PathBuf::from),
+            cert_reload: p.bool("enable-cert-reload"),
+            threads,
+            drain_timeout: time("drain-timeout"),
+            config: config_source(p),
+            scrape_interval: time("refresh-metrics-interval"),
+            gauges_interval: time("refresh-prometheus-metrics-interval"),
+            gauges_staleness: time("metrics-staleness-threshold"),
+            metrics_scheme: p.text("model-server-metrics-scheme").to_owned(),
+            metrics_path: p.text("model-server-metrics-path").to_owned(),
+            metrics_insecure: p.bool("model-server-metrics-https-insecure-skip-verify"),
+            metric_specs: METRIC_FLAGS.iter().any(|f| p.is_set(f)).then(|| metric_specs(p)),
+            max_request_body: size("max-request-body-size"),
+            max_message: size("grpc-max-recv-msg-size"),
+            logging: logging_options(p),
+            environment,
+            idle_flags: idle_flags(p),
+        }
+    }
+
+    /// The identity rule (runtime.md §1.4 rule 1), for everyone who does not bring endpoints from a file.
+    ///
+    /// # Errors
+    /// Neither or both of `--pool-name` and `--endpoint-selector` are set.
+    pub fn require_pool_identity(&self) -> Result<(), String> {
+        validate::pool_identity(!self.pool_name.is_empty(), !self.selector.is_empty())
+    }
+
+    /// The pool's name in metrics, where endpoints come from a file.
+    pub fn file_pool_name(&self) -> &str {
+        if self.pool_name.is_empty() { "epp" } else { &self.pool_name }
+    }
+}
+
+fn config_source(p: &Parsed) -> ConfigSource {
+    match (p.text("config-text"), p.text("config-file")) {
+        ("", "") => ConfigSource::BuiltIn,
+        ("", file) => ConfigSource::File(file.into()),
+        (text, _) => ConfigSource::Text(text.to_owned()),
+    }
+}
+
+fn metric_specs(p: &Parsed) -> MetricSpecs {
+    let [queued, running, kv_usage, lora, cache_info] = METRIC_FLAGS.map(|f| p.text(f).to_owned());
+    MetricSpecs { queued, running, kv_usage, lora, cache_info }
+}
+
+/// Level: `--zap-log-level`, else the verbosity. Lines: `--zap-encoder`, else console with `--zap-devel`.
+fn logging_options(p: &Parsed) -> logging::Options {
+    let verbosity = |n: i64| Threshold::Verbosity(u32::try_from(n.max(0)).unwrap_or(u32::MAX));
+    let threshold = match p.text("zap-log-level").to_ascii_lowercase().as_str() {
+        "" => verbosity(p.int("v")),
+        "debug" => Threshold::Verbosity(1),
+        "info" => Threshold::Verbosity(0),
+        "warn" => Threshold::Warn,
+        "error" => Threshold::Error,
+        "panic" => Threshold::Panic,
+        number => verbosity(number.parse().unwrap_or(0)),
+    };
+    let encoder = match p.text("zap-encoder").to_ascii_lowercase().as_str() {
+        "json" => Encoder::Json,
+        "" if !p.bool("zap-devel") => Encoder::Json,
+        _ => Encoder::Console,
+    };
+    let time = match p.text("zap-time-encoding").to_ascii_lowercase().as_str() {
+        "epoch" => TimeFormat::Epoch,
+        "millis" => TimeFormat::Millis,
+        "nano" | "nanos" => TimeFormat::Nanos,
+        "iso8601" => TimeFormat::Iso8601,
+        "rfc3339nano" => TimeFormat::Rfc3339Nano,
+        _ => TimeFormat::Rfc3339,
+    };
+    logging::Options { threshold, encoder, time, sampled: !p.bool("zap-devel") }
+}
+
+/// Flags given on the command line whose machinery is not there yet: said at start-up, never silently ignored.
+fn idle_flags(p: &Parsed) -> Vec<&'static str> {
+    let asked = |name: &'static str| p.is_set(name) && p.bool(name);
+    let rows = [
+        (asked("ha-enable-leader-election"), "ha-enable-leader-election: there is no leader election yet; this replica serves"),
+        (asked("enable-cert-reload"), "enable-cert-reload: the certificate is read once, at start-up"),
+        (asked("tracing"), "tracing: no spans are exported yet"),
+        (asked("enable-pprof"), "enable-pprof: there are no profiling pages yet"),
+        (p.is_set("zap-stacktrace-level"), "zap-stacktrace-level: log lines carry no stack traces"),
+    ];
+    rows.into_iter().filter(|(on, _)| *on).map(|(_, text)| text).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(line: &str) -> Settings {
+        let args: Vec<OsString> = line.split(' ').filter(|w| !w.is_empty()).map(OsString::from).collect();
+        match read("epp", &args, &|_| None) {
+            CommandLine::Run(s, _) => *s,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn target_ports_keep_their_order_without_duplicates() {
+        let ports = |line: &str| settings(&format!("--endpoint-selector app=x {line}")).target_ports;
+        let repeated = "--endpoint-target-ports 8080 --endpoint-target-ports 9090 --endpoint-target-ports 8080";
+        assert_eq!(ports(repeated), [8080, 9090]);
+        assert_eq!(ports("--endpoint-target-ports 8080,9090,80"), [8080, 9090, 80]);
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let s = settings("--pool-name p");
+        assert_eq!((s.grpc_port, s.health_port, s.metrics_port), (9002, 9003, 9090));
+        assert_eq!(s.logging.threshold, Threshold::Verbosity(0));
+        assert_eq!((s.scrape_interval, s.gauges_interval), (Duration::from_millis(50), Duration::from_secs(5)));
+        assert!(s.secure && s.metrics_insecure && s.metrics_auth && !s.health_checking && s.threads > 0);
+        assert_eq!((s.namespace.as_str(), s.bind, s.config), ("default", None, ConfigSource::BuiltIn));
+    }
+
+    #[test]
+    fn the_namespace_is_the_flags_then_the_environments() {
+        let lookup = |n: &str| (n == "NAMESPACE").then(|| OsString::from("env"));
+        for (line, expected) in [("--pool-name=p", "env"), ("--pool-name=p --pool-namespace=flag", "flag")] {
+            let args: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let CommandLine::Run(s, _) = read("epp", &args, &lookup) else { panic!("{line}") };
+            assert_eq!(s.namespace, expected);
+        }
+    }
+
+    #[test]
+    fn the_log_level_wins_over_the_verbosity() {
+        for (line, threshold) in [
+            ("-v 4", Threshold::Verbosity(4)),
+            ("-v 200", Threshold::Verbosity(200)),
+            ("-v 4 --zap-log-level INFO", Threshold::Verbosity(0)),
+            ("--zap-log-level debug", Threshold::Verbosity(1)),
+            ("--zap-log-level warn", Threshold::Warn),
+            ("--zap-log-level 7", Threshold::Verbosity(7)),
+            ("--zap-log-level panic", Threshold::Panic),
+        ] {
+            assert_eq!(settings(&format!("--pool-name p {line}")).logging.threshold, threshold, "{line}");
+        }
+        assert_eq!(settings("--pool-name p --zap-devel=false").logging.encoder, Encoder::Json);
+    }
+
+    #[test]
+    fn a_v0_5_0_command_line_keeps_its_metric_flags() {
+        let s = settings("--pool-name p --compat-version v0.5.0 --lora-info-metric=");
+        let specs = s.metric_specs.unwrap();
+        assert_eq!((specs.lora.as_str(), specs.queued.as_str()), ("", "vllm:num_requests_waiting"));
+        assert_eq!(settings("--pool-name p").metric_specs, None);
+    }
+}
