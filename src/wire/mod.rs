@@ -6,3 +6,4 @@ pub mod openai;
 pub mod prom_text;
 mod protobuf;
 pub mod usage;
+pub mod prometheus;
