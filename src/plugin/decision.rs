@@ -1,6 +1,10 @@
 //! A decision that can be explained: every filter's verdict, every scorer's raw and weighted value.
 //! Buffers are flat and reused, so that deciding allocates nothing after warm-up.
 
+use std::sync::Arc;
+
+use super::ProfileName;
+
 /// Outcome of one scheduling call. Indices of endpoints are those of the [`super::Cycle`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decision {
@@ -10,6 +14,8 @@ pub struct Decision {
     pub profiles: Vec<ProfileDecision>,
     /// The profile whose endpoints become the destination.
     pub primary: usize,
+    /// Names of the profiles, in configuration order.
+    pub names: Arc<[ProfileName]>,
 }
 
 /// What one filter removed.
@@ -68,11 +74,14 @@ impl Scratch {
 }
 
 impl Decision {
-    /// Prepares for another decision over `profiles` profiles, keeping the buffers.
-    pub fn reset(&mut self, seed: u64, profiles: usize) {
+    /// Prepares for another decision over the profiles `names`, keeping the buffers.
+    pub fn reset(&mut self, seed: u64, names: &Arc<[ProfileName]>) {
         self.seed = seed;
         self.primary = 0;
-        self.profiles.resize_with(profiles, ProfileDecision::default);
+        if !Arc::ptr_eq(&self.names, names) {
+            self.names = names.clone();
+        }
+        self.profiles.resize_with(names.len(), ProfileDecision::default);
         for p in &mut self.profiles {
             p.ran = false;
             p.verdicts.clear();
@@ -82,6 +91,12 @@ impl Decision {
             p.totals.clear();
             p.picked.clear();
         }
+    }
+
+    /// The part of the profile called `name`, if it ran.
+    pub fn profile(&self, name: &str) -> Option<&ProfileDecision> {
+        let at = self.names.iter().position(|n| **n == *name)?;
+        self.profiles.get(at).filter(|p| p.ran)
     }
 
     /// The endpoints of the primary profile, best first.

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use crate::base::clock::Clock;
 use crate::model::endpoint::{Endpoint, EndpointSpec};
-use crate::model::request::InferenceRequest;
+use crate::model::request::{InferenceRequest, Prompt};
 use crate::model::sample::Signals;
 use crate::plugin::{Context, Cycle, Params, PluginType, PrefixState, Roles, Scorer};
 use crate::telemetry::metrics::Metrics;
@@ -40,6 +42,16 @@ impl Fixture {
     /// `n` endpoints without load.
     pub fn idle(n: usize) -> Self {
         Fixture::new(vec![Signals::default(); n])
+    }
+
+    /// The same with `prompt` as the request's text, in one slice.
+    pub fn with_prompt(mut self, prompt: &[u8]) -> Self {
+        self.request.prompt = Prompt {
+            bytes: Bytes::copy_from_slice(prompt),
+            segments: std::iter::once(0..prompt.len()).collect(),
+            cache_salt: String::new(),
+        };
+        self
     }
 
     pub fn cycle(&self) -> Cycle<'_> {

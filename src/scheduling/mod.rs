@@ -27,6 +27,7 @@ pub fn plugin_types() -> Vec<PluginType> {
         scorer::running_requests::TYPE,
         scorer::kv_cache_utilization::TYPE,
         scorer::lora_affinity::TYPE,
+        scorer::prefix_cache::TYPE,
         picker::max_score::TYPE,
         picker::random::TYPE,
         picker::weighted_random::TYPE,

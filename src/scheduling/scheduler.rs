@@ -16,7 +16,7 @@ pub struct ScheduleError(pub String);
 
 /// Profiles and their handler. Immutable; share it in an `Arc`.
 pub struct Scheduler {
-    names: Vec<ProfileName>,
+    names: Arc<[ProfileName]>,
     profiles: Vec<Profile>,
     handler: (Arc<str>, &'static str, Arc<dyn Handler>),
 }
@@ -30,7 +30,7 @@ impl Scheduler {
         profiles: Vec<Profile>,
         handler: (Arc<str>, &'static str, Arc<dyn Handler>),
     ) -> Result<Self, String> {
-        let names: Vec<ProfileName> = profiles.iter().map(|p| p.name.clone()).collect();
+        let names: Arc<[ProfileName]> = profiles.iter().map(|p| p.name.clone()).collect();
         handler.2.check(&names)?;
         Ok(Scheduler {
             names,
@@ -78,7 +78,7 @@ impl Scheduler {
         decision: &mut Decision,
         observer: &mut impl Observer,
     ) -> Result<(), ScheduleError> {
-        decision.reset(seed, self.profiles.len());
+        decision.reset(seed, &self.names);
         let mut rng = DecisionRng::seed_from_u64(seed);
         let handler = &*self.handler.2;
         observer.started();

@@ -2,6 +2,7 @@
 
 pub mod kv_cache_utilization;
 pub mod lora_affinity;
+pub mod prefix_cache;
 pub mod queue;
 pub mod running_requests;
 
