@@ -10,7 +10,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os();
-    let program = args.next().map_or(epp::PROGRAM.into(), |p| p.to_string_lossy().into_owned());
+    let program = args
+        .next()
+        .map_or(epp::PROGRAM.into(), |p| p.to_string_lossy().into_owned());
     let args: Vec<_> = args.collect();
     match epp::read(&program, &args, &|name| std::env::var_os(name)) {
         CommandLine::Help(text) => {

@@ -4,6 +4,6 @@ pub mod ext_proc;
 pub mod grpc;
 pub mod openai;
 pub mod prom_text;
+pub mod prometheus;
 mod protobuf;
 pub mod usage;
-pub mod prometheus;

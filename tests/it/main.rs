@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 mod admin;
+mod cli;
 mod floors;
 mod net;
 mod routing;

@@ -36,8 +36,10 @@ pub struct Environment {
     pub warnings: Vec<String>,
 }
 
-const GATES: [(&str, &str); 2] =
-    [("ENABLE_EXPERIMENTAL_DATALAYER_V2", "dataLayer"), ("ENABLE_EXPERIMENTAL_FLOW_CONTROL_LAYER", "flowControl")];
+const GATES: [(&str, &str); 2] = [
+    ("ENABLE_EXPERIMENTAL_DATALAYER_V2", "dataLayer"),
+    ("ENABLE_EXPERIMENTAL_FLOW_CONTROL_LAYER", "flowControl"),
+];
 
 /// Reads the environment.
 pub fn read(lookup: Lookup<'_>) -> Environment {
@@ -46,36 +48,54 @@ pub fn read(lookup: Lookup<'_>) -> Environment {
     let mut gates = Vec::new();
     for (variable, gate) in GATES {
         let Some(value) = text(variable) else { continue };
-        warnings.push(format!("{variable} is deprecated: list {gate} in featureGates of the configuration instead"));
+        warnings.push(format!(
+            "{variable} is deprecated: list {gate} in featureGates of the configuration instead"
+        ));
         if parse_bool(&value) == Some(true) {
             gates.push(gate);
         }
     }
     let mut threshold = |variable: &str, key: &str, default: &str, good: &dyn Fn(&str) -> bool| {
         let value = text(variable)?;
-        warnings.push(format!("{variable} is deprecated: set saturationDetector.{key} in the configuration instead"));
+        warnings.push(format!(
+            "{variable} is deprecated: set saturationDetector.{key} in the configuration instead"
+        ));
         if good(&value) {
             return Some(value);
         }
-        warnings.push(format!("{variable}={value:?} is not a usable value: using the default {default}"));
+        warnings.push(format!(
+            "{variable}={value:?} is not a usable value: using the default {default}"
+        ));
         Some(default.to_owned())
     };
     let queue = threshold("SD_QUEUE_DEPTH_THRESHOLD", "queueDepthThreshold", "5", &|v| {
         v.parse::<u32>().is_ok_and(|n| n > 0)
     });
-    let kv = threshold("SD_KV_CACHE_UTIL_THRESHOLD", "kvCacheUtilThreshold", "0.8", &|v| {
-        v.parse::<f64>().is_ok_and(|f| f > 0.0 && f < 1.0)
-    });
-    let stale = threshold("SD_METRICS_STALENESS_THRESHOLD", "metricsStalenessThreshold", "200ms", &|v| {
-        GoDuration::parse(v).is_ok_and(|d| d.0 > 0)
-    });
+    let kv = threshold(
+        "SD_KV_CACHE_UTIL_THRESHOLD",
+        "kvCacheUtilThreshold",
+        "0.8",
+        &|v| v.parse::<f64>().is_ok_and(|f| f > 0.0 && f < 1.0),
+    );
+    let stale = threshold(
+        "SD_METRICS_STALENESS_THRESHOLD",
+        "metricsStalenessThreshold",
+        "200ms",
+        &|v| GoDuration::parse(v).is_ok_and(|d| d.0 > 0),
+    );
     let saturation = SaturationOverrides {
         queue_depth: queue.and_then(|v| v.parse().ok()),
         kv_cache_util: kv.and_then(|v| v.parse().ok()),
         staleness: stale.and_then(|v| GoDuration::parse(&v).ok()?.to_std()),
     };
     let not_empty = |name: &str| text(name).filter(|v| !v.is_empty());
-    Environment { namespace: not_empty("NAMESPACE"), pod_name: not_empty("POD_NAME"), gates, saturation, warnings }
+    Environment {
+        namespace: not_empty("NAMESPACE"),
+        pod_name: not_empty("POD_NAME"),
+        gates,
+        saturation,
+        warnings,
+    }
 }
 
 #[cfg(test)]
@@ -83,7 +103,12 @@ mod tests {
     use super::*;
 
     fn with(pairs: &[(&str, &str)]) -> Environment {
-        read(&|name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v)))
+        read(&|name| {
+            pairs
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, v)| OsString::from(v))
+        })
     }
 
     #[test]
@@ -95,7 +120,14 @@ mod tests {
     #[test]
     fn gates_are_switched_on_by_true_words_only() {
         let v2 = "ENABLE_EXPERIMENTAL_DATALAYER_V2";
-        for (value, on) in [("true", true), ("1", true), ("T", true), ("false", false), ("yes", false), ("", false)] {
+        for (value, on) in [
+            ("true", true),
+            ("1", true),
+            ("T", true),
+            ("false", false),
+            ("yes", false),
+            ("", false),
+        ] {
             let e = with(&[(v2, value)]);
             assert_eq!(e.gates, if on { vec!["dataLayer"] } else { vec![] }, "{value}");
             assert_eq!(e.warnings.len(), 1, "{value}");
@@ -105,13 +137,27 @@ mod tests {
     #[test]
     fn an_unusable_threshold_gives_the_default() {
         for (queue, expected) in [("7", 7), ("0", 5), ("-1", 5), ("x", 5), ("", 5)] {
-            assert_eq!(with(&[("SD_QUEUE_DEPTH_THRESHOLD", queue)]).saturation.queue_depth, Some(expected), "{queue}");
+            assert_eq!(
+                with(&[("SD_QUEUE_DEPTH_THRESHOLD", queue)])
+                    .saturation
+                    .queue_depth,
+                Some(expected),
+                "{queue}"
+            );
         }
         for (kv, expected) in [("0.5", 0.5), ("1", 0.8), ("0", 0.8), ("NaN", 0.8)] {
-            assert_eq!(with(&[("SD_KV_CACHE_UTIL_THRESHOLD", kv)]).saturation.kv_cache_util, Some(expected), "{kv}");
+            assert_eq!(
+                with(&[("SD_KV_CACHE_UTIL_THRESHOLD", kv)])
+                    .saturation
+                    .kv_cache_util,
+                Some(expected),
+                "{kv}"
+            );
         }
         for (age, ms) in [("1s", 1000), ("0s", 200), ("5", 200)] {
-            let got = with(&[("SD_METRICS_STALENESS_THRESHOLD", age)]).saturation.staleness;
+            let got = with(&[("SD_METRICS_STALENESS_THRESHOLD", age)])
+                .saturation
+                .staleness;
             assert_eq!(got, Some(Duration::from_millis(ms)), "{age}");
         }
         assert_eq!(with(&[]).saturation, SaturationOverrides::default());

@@ -5,5 +5,10 @@ mod options;
 mod settings;
 mod validate;
 
+mod run;
+mod shutdown;
+mod workers;
+
 pub use options::{FLAGS, PROGRAM};
+pub use run::{RunError, run};
 pub use settings::{CommandLine, MetricSpecs, Settings, read};

@@ -12,8 +12,23 @@ const CONFIGURATION: &str = "Configuration";
 const OBSERVING: &str = "Logs, metrics, traces";
 const LIMITS: &str = "Limits";
 
-const fn flag(name: &'static str, kind: Kind, default: &'static str, group: &'static str, help: &'static str) -> Flag {
-    Flag { name, short: None, kind, default, group, help, deprecated: None, ours: false }
+const fn flag(
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    group: &'static str,
+    help: &'static str,
+) -> Flag {
+    Flag {
+        name,
+        short: None,
+        kind,
+        default,
+        group,
+        help,
+        deprecated: None,
+        ours: false,
+    }
 }
 
 const fn ours(flag: Flag) -> Flag {
@@ -22,7 +37,10 @@ const fn ours(flag: Flag) -> Flag {
 
 const fn metric(name: &'static str, default: &'static str, help: &'static str) -> Flag {
     let deprecated = Some("use engineConfigs in EndpointPickerConfig instead");
-    Flag { deprecated, ..flag(name, Kind::Text, default, SCRAPING, help) }
+    Flag {
+        deprecated,
+        ..flag(name, Kind::Text, default, SCRAPING, help)
+    }
 }
 
 /// The five metric flags: refused unless `--compat-version v0.5.0` (decision 2).
@@ -36,50 +54,295 @@ pub const METRIC_FLAGS: [&str; 5] = [
 
 /// Every flag.
 pub static FLAGS: &[Flag] = &[
-    flag("pool-name", Kind::Text, "", POOL, "name of the InferencePool; with endpoints from a file, the pool's name in metrics"),
-    flag("pool-namespace", Kind::Text, "", POOL, "namespace of the pool; else $NAMESPACE, else default"),
-    flag("pool-group", Kind::Text, "inference.networking.k8s.io", POOL, "API group of the InferencePool"),
-    flag("endpoint-selector", Kind::Text, "", POOL, "labels of the model servers' pods, k=v,k2=v2, instead of a pool"),
-    flag("endpoint-target-ports", Kind::IntList, "", POOL, "1 to 8 ports of the model servers, with --endpoint-selector"),
-    flag("disable-endpoint-subset-filter", Kind::Bool, "false", POOL, "ignore the proxy's subset hint"),
-    flag("ha-enable-leader-election", Kind::Bool, "false", POOL, "serve on one replica, keep the others ready to take over"),
-    flag("grpc-port", Kind::Int, "9002", SERVERS, "port of the ext_proc server"),
-    flag("grpc-health-port", Kind::Int, "9003", SERVERS, "port of the gRPC health server"),
-    flag("metrics-port", Kind::Int, "9090", SERVERS, "port of the metrics page"),
-    flag("metrics-endpoint-auth", Kind::Bool, "true", SERVERS, "ask the cluster who may read metrics; without a cluster the page is served on loopback only"),
-    flag("health-checking", Kind::Bool, "false", SERVERS, "serve gRPC health on the ext_proc port too"),
-    flag("secure-serving", Kind::Bool, "true", SERVERS, "TLS on the ext_proc port, with a self-signed certificate unless --cert-path is set"),
-    flag("cert-path", Kind::Text, "", SERVERS, "folder with tls.crt and tls.key for the ext_proc port"),
-    flag("enable-cert-reload", Kind::Bool, "false", SERVERS, "follow changes of the certificate folder"),
-    ours(flag("bind-address", Kind::Text, "::", SERVERS, "address all servers listen on; :: is every address, IPv4 and IPv6")),
-    ours(flag("threads", Kind::Int, "0", SERVERS, "ext_proc worker threads; 0 is one per core")),
-    ours(flag("drain-timeout", Kind::Duration, "30s", SERVERS, "how long open streams may finish after the first signal")),
-    flag("config-file", Kind::Text, "", CONFIGURATION, "file with the EndpointPickerConfig"),
-    flag("config-text", Kind::Text, "", CONFIGURATION, "the EndpointPickerConfig itself, instead of a file"),
-    ours(flag("compat-version", Kind::Text, "main", CONFIGURATION, "main, or v0.5.0 to accept a command line of that version")),
-    flag("refresh-metrics-interval", Kind::Duration, "50ms", SCRAPING, "time between scrapes of an endpoint"),
-    flag("refresh-prometheus-metrics-interval", Kind::Duration, "5s", SCRAPING, "time between refreshes of the pool's gauges"),
-    flag("metrics-staleness-threshold", Kind::Duration, "2s", SCRAPING, "age from which a sample no longer counts in the pool's gauges"),
-    flag("model-server-metrics-scheme", Kind::Text, "http", SCRAPING, "http or https"),
-    flag("model-server-metrics-path", Kind::Text, "/metrics", SCRAPING, "path of the metrics page"),
+    flag(
+        "pool-name",
+        Kind::Text,
+        "",
+        POOL,
+        "name of the InferencePool; with endpoints from a file, the pool's name in metrics",
+    ),
+    flag(
+        "pool-namespace",
+        Kind::Text,
+        "",
+        POOL,
+        "namespace of the pool; else $NAMESPACE, else default",
+    ),
+    flag(
+        "pool-group",
+        Kind::Text,
+        "inference.networking.k8s.io",
+        POOL,
+        "API group of the InferencePool",
+    ),
+    flag(
+        "endpoint-selector",
+        Kind::Text,
+        "",
+        POOL,
+        "labels of the model servers' pods, k=v,k2=v2, instead of a pool",
+    ),
+    flag(
+        "endpoint-target-ports",
+        Kind::IntList,
+        "",
+        POOL,
+        "1 to 8 ports of the model servers, with --endpoint-selector",
+    ),
+    flag(
+        "disable-endpoint-subset-filter",
+        Kind::Bool,
+        "false",
+        POOL,
+        "ignore the proxy's subset hint",
+    ),
+    flag(
+        "ha-enable-leader-election",
+        Kind::Bool,
+        "false",
+        POOL,
+        "serve on one replica, keep the others ready to take over",
+    ),
+    flag(
+        "grpc-port",
+        Kind::Int,
+        "9002",
+        SERVERS,
+        "port of the ext_proc server",
+    ),
+    flag(
+        "grpc-health-port",
+        Kind::Int,
+        "9003",
+        SERVERS,
+        "port of the gRPC health server",
+    ),
+    flag(
+        "metrics-port",
+        Kind::Int,
+        "9090",
+        SERVERS,
+        "port of the metrics page",
+    ),
+    flag(
+        "metrics-endpoint-auth",
+        Kind::Bool,
+        "true",
+        SERVERS,
+        "ask the cluster who may read metrics; without a cluster the page is served on loopback only",
+    ),
+    flag(
+        "health-checking",
+        Kind::Bool,
+        "false",
+        SERVERS,
+        "serve gRPC health on the ext_proc port too",
+    ),
+    flag(
+        "secure-serving",
+        Kind::Bool,
+        "true",
+        SERVERS,
+        "TLS on the ext_proc port, with a self-signed certificate unless --cert-path is set",
+    ),
+    flag(
+        "cert-path",
+        Kind::Text,
+        "",
+        SERVERS,
+        "folder with tls.crt and tls.key for the ext_proc port",
+    ),
+    flag(
+        "enable-cert-reload",
+        Kind::Bool,
+        "false",
+        SERVERS,
+        "follow changes of the certificate folder",
+    ),
+    ours(flag(
+        "bind-address",
+        Kind::Text,
+        "::",
+        SERVERS,
+        "address all servers listen on; :: is every address, IPv4 and IPv6",
+    )),
+    ours(flag(
+        "threads",
+        Kind::Int,
+        "0",
+        SERVERS,
+        "ext_proc worker threads; 0 is one per core",
+    )),
+    ours(flag(
+        "drain-timeout",
+        Kind::Duration,
+        "30s",
+        SERVERS,
+        "how long open streams may finish after the first signal",
+    )),
+    flag(
+        "config-file",
+        Kind::Text,
+        "",
+        CONFIGURATION,
+        "file with the EndpointPickerConfig",
+    ),
+    flag(
+        "config-text",
+        Kind::Text,
+        "",
+        CONFIGURATION,
+        "the EndpointPickerConfig itself, instead of a file",
+    ),
+    ours(flag(
+        "compat-version",
+        Kind::Text,
+        "main",
+        CONFIGURATION,
+        "main, or v0.5.0 to accept a command line of that version",
+    )),
+    flag(
+        "refresh-metrics-interval",
+        Kind::Duration,
+        "50ms",
+        SCRAPING,
+        "time between scrapes of an endpoint",
+    ),
+    flag(
+        "refresh-prometheus-metrics-interval",
+        Kind::Duration,
+        "5s",
+        SCRAPING,
+        "time between refreshes of the pool's gauges",
+    ),
+    flag(
+        "metrics-staleness-threshold",
+        Kind::Duration,
+        "2s",
+        SCRAPING,
+        "age from which a sample no longer counts in the pool's gauges",
+    ),
+    flag(
+        "model-server-metrics-scheme",
+        Kind::Text,
+        "http",
+        SCRAPING,
+        "http or https",
+    ),
+    flag(
+        "model-server-metrics-path",
+        Kind::Text,
+        "/metrics",
+        SCRAPING,
+        "path of the metrics page",
+    ),
     Flag {
         deprecated: Some("This flag is deprecated and will be removed in a future release."),
-        ..flag("model-server-metrics-port", Kind::Int, "0", SCRAPING, "port of the metrics page, where the pool has one target port")
+        ..flag(
+            "model-server-metrics-port",
+            Kind::Int,
+            "0",
+            SCRAPING,
+            "port of the metrics page, where the pool has one target port",
+        )
     },
-    flag("model-server-metrics-https-insecure-skip-verify", Kind::Bool, "true", SCRAPING, "do not verify the model servers' certificates"),
-    metric("total-queued-requests-metric", "vllm:num_requests_waiting", "gauge of waiting requests"),
-    metric("total-running-requests-metric", "vllm:num_requests_running", "gauge of running requests"),
-    metric("kv-cache-usage-percentage-metric", "vllm:kv_cache_usage_perc", "gauge of KV-cache use, 0 to 1"),
-    metric("lora-info-metric", "vllm:lora_requests_info", "LoRA adapters, in labels"),
-    metric("cache-info-metric", "vllm:cache_config_info", "KV-cache configuration, in labels"),
-    ours(flag("max-request-body-size", Kind::Int, "33554432", LIMITS, "bytes; a larger request body is answered with 413")),
-    ours(flag("grpc-max-recv-msg-size", Kind::Int, "4194304", LIMITS, "bytes; a larger ext_proc message ends its stream")),
-    Flag { short: Some('v'), ..flag("v", Kind::Int, "0", OBSERVING, "log verbosity: 2 default detail, 3 verbose, 4 debug, 5 trace") },
-    flag("zap-devel", Kind::Bool, "true", OBSERVING, "development logging: console lines, no sampling"),
+    flag(
+        "model-server-metrics-https-insecure-skip-verify",
+        Kind::Bool,
+        "true",
+        SCRAPING,
+        "do not verify the model servers' certificates",
+    ),
+    metric(
+        "total-queued-requests-metric",
+        "vllm:num_requests_waiting",
+        "gauge of waiting requests",
+    ),
+    metric(
+        "total-running-requests-metric",
+        "vllm:num_requests_running",
+        "gauge of running requests",
+    ),
+    metric(
+        "kv-cache-usage-percentage-metric",
+        "vllm:kv_cache_usage_perc",
+        "gauge of KV-cache use, 0 to 1",
+    ),
+    metric(
+        "lora-info-metric",
+        "vllm:lora_requests_info",
+        "LoRA adapters, in labels",
+    ),
+    metric(
+        "cache-info-metric",
+        "vllm:cache_config_info",
+        "KV-cache configuration, in labels",
+    ),
+    ours(flag(
+        "max-request-body-size",
+        Kind::Int,
+        "33554432",
+        LIMITS,
+        "bytes; a larger request body is answered with 413",
+    )),
+    ours(flag(
+        "grpc-max-recv-msg-size",
+        Kind::Int,
+        "4194304",
+        LIMITS,
+        "bytes; a larger ext_proc message ends its stream",
+    )),
+    Flag {
+        short: Some('v'),
+        ..flag(
+            "v",
+            Kind::Int,
+            "0",
+            OBSERVING,
+            "log verbosity: 2 default detail, 3 verbose, 4 debug, 5 trace",
+        )
+    },
+    flag(
+        "zap-devel",
+        Kind::Bool,
+        "true",
+        OBSERVING,
+        "development logging: console lines, no sampling",
+    ),
     flag("zap-encoder", Kind::Text, "", OBSERVING, "json or console"),
-    flag("zap-log-level", Kind::Text, "", OBSERVING, "debug, info, warn, error, panic, or a verbosity above 0; wins over -v"),
-    flag("zap-stacktrace-level", Kind::Text, "", OBSERVING, "info, error or panic"),
-    flag("zap-time-encoding", Kind::Text, "", OBSERVING, "epoch, millis, nano, nanos, iso8601, rfc3339 (default) or rfc3339nano"),
-    flag("tracing", Kind::Bool, "true", OBSERVING, "OpenTelemetry tracing, where the OTEL variables ask for an exporter"),
-    flag("enable-pprof", Kind::Bool, "true", OBSERVING, "profiling pages beside the metrics page"),
+    flag(
+        "zap-log-level",
+        Kind::Text,
+        "",
+        OBSERVING,
+        "debug, info, warn, error, panic, or a verbosity above 0; wins over -v",
+    ),
+    flag(
+        "zap-stacktrace-level",
+        Kind::Text,
+        "",
+        OBSERVING,
+        "info, error or panic",
+    ),
+    flag(
+        "zap-time-encoding",
+        Kind::Text,
+        "",
+        OBSERVING,
+        "epoch, millis, nano, nanos, iso8601, rfc3339 (default) or rfc3339nano",
+    ),
+    flag(
+        "tracing",
+        Kind::Bool,
+        "true",
+        OBSERVING,
+        "OpenTelemetry tracing, where the OTEL variables ask for an exporter",
+    ),
+    flag(
+        "enable-pprof",
+        Kind::Bool,
+        "true",
+        OBSERVING,
+        "profiling pages beside the metrics page",
+    ),
 ];

@@ -149,13 +149,20 @@ impl Settings {
         let time = |name: &str| p.duration(name).to_std().unwrap_or_default();
         let size = |name: &str| usize::try_from(p.int(name)).unwrap_or(usize::MAX);
         let mut target_ports: Vec<u16> = Vec::new();
-        for port in p.ints("endpoint-target-ports").iter().filter_map(|n| u16::try_from(*n).ok()) {
+        for port in p
+            .ints("endpoint-target-ports")
+            .iter()
+            .filter_map(|n| u16::try_from(*n).ok())
+        {
             if !target_ports.contains(&port) {
                 target_ports.push(port);
             }
         }
         let flag_namespace = Some(p.text("pool-namespace")).filter(|n| !n.is_empty());
-        let namespace = flag_namespace.or(environment.namespace.as_deref()).unwrap_or("default").to_owned();
+        let namespace = flag_namespace
+            .or(environment.namespace.as_deref())
+            .unwrap_or("default")
+            .to_owned();
         let threads = match size("threads") {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             n => n,
@@ -167,14 +174,20 @@ impl Settings {
             selector: validate::selector(p.text("endpoint-selector")).unwrap_or_default(),
             target_ports,
             ignore_subset: p.bool("disable-endpoint-subset-filter"),
-            bind: p.text("bind-address").parse().ok().filter(|a: &IpAddr| !(a.is_ipv6() && a.is_unspecified())),
+            bind: p
+                .text("bind-address")
+                .parse()
+                .ok()
+                .filter(|a: &IpAddr| !(a.is_ipv6() && a.is_unspecified())),
             grpc_port: port("grpc-port"),
             health_port: port("grpc-health-port"),
             metrics_port: port("metrics-port"),
             metrics_auth: p.bool("metrics-endpoint-auth"),
             health_checking: p.bool("health-checking"),
             secure: p.bool("secure-serving"),
-            cert_path: Some(p.text("cert-path")).filter(|c| !c.is_empty()).map(PathBuf::from),
+            cert_path: Some(p.text("cert-path"))
+                .filter(|c| !c.is_empty())
+                .map(PathBuf::from),
             cert_reload: p.bool("enable-cert-reload"),
             threads,
             drain_timeout: time("drain-timeout"),
@@ -204,7 +217,11 @@ impl Settings {
 
     /// The pool's name in metrics, where endpoints come from a file.
     pub fn file_pool_name(&self) -> &str {
-        if self.pool_name.is_empty() { "epp" } else { &self.pool_name }
+        if self.pool_name.is_empty() {
+            "epp"
+        } else {
+            &self.pool_name
+        }
     }
 }
 
@@ -218,7 +235,13 @@ fn config_source(p: &Parsed) -> ConfigSource {
 
 fn metric_specs(p: &Parsed) -> MetricSpecs {
     let [queued, running, kv_usage, lora, cache_info] = METRIC_FLAGS.map(|f| p.text(f).to_owned());
-    MetricSpecs { queued, running, kv_usage, lora, cache_info }
+    MetricSpecs {
+        queued,
+        running,
+        kv_usage,
+        lora,
+        cache_info,
+    }
 }
 
 /// Level: `--zap-log-level`, else the verbosity. Lines: `--zap-encoder`, else console with `--zap-devel`.
@@ -246,20 +269,40 @@ fn logging_options(p: &Parsed) -> logging::Options {
         "rfc3339nano" => TimeFormat::Rfc3339Nano,
         _ => TimeFormat::Rfc3339,
     };
-    logging::Options { threshold, encoder, time, sampled: !p.bool("zap-devel") }
+    logging::Options {
+        threshold,
+        encoder,
+        time,
+        sampled: !p.bool("zap-devel"),
+    }
 }
 
 /// Flags given on the command line whose machinery is not there yet: said at start-up, never silently ignored.
 fn idle_flags(p: &Parsed) -> Vec<&'static str> {
     let asked = |name: &'static str| p.is_set(name) && p.bool(name);
     let rows = [
-        (asked("ha-enable-leader-election"), "ha-enable-leader-election: there is no leader election yet; this replica serves"),
-        (asked("enable-cert-reload"), "enable-cert-reload: the certificate is read once, at start-up"),
+        (
+            asked("ha-enable-leader-election"),
+            "ha-enable-leader-election: there is no leader election yet; this replica serves",
+        ),
+        (
+            asked("enable-cert-reload"),
+            "enable-cert-reload: the certificate is read once, at start-up",
+        ),
         (asked("tracing"), "tracing: no spans are exported yet"),
-        (asked("enable-pprof"), "enable-pprof: there are no profiling pages yet"),
-        (p.is_set("zap-stacktrace-level"), "zap-stacktrace-level: log lines carry no stack traces"),
+        (
+            asked("enable-pprof"),
+            "enable-pprof: there are no profiling pages yet",
+        ),
+        (
+            p.is_set("zap-stacktrace-level"),
+            "zap-stacktrace-level: log lines carry no stack traces",
+        ),
     ];
-    rows.into_iter().filter(|(on, _)| *on).map(|(_, text)| text).collect()
+    rows.into_iter()
+        .filter(|(on, _)| *on)
+        .map(|(_, text)| text)
+        .collect()
 }
 
 #[cfg(test)]
@@ -267,7 +310,11 @@ mod tests {
     use super::*;
 
     fn settings(line: &str) -> Settings {
-        let args: Vec<OsString> = line.split(' ').filter(|w| !w.is_empty()).map(OsString::from).collect();
+        let args: Vec<OsString> = line
+            .split(' ')
+            .filter(|w| !w.is_empty())
+            .map(OsString::from)
+            .collect();
         match read("epp", &args, &|_| None) {
             CommandLine::Run(s, _) => *s,
             other => panic!("{line}: {other:?}"),
@@ -277,7 +324,8 @@ mod tests {
     #[test]
     fn target_ports_keep_their_order_without_duplicates() {
         let ports = |line: &str| settings(&format!("--endpoint-selector app=x {line}")).target_ports;
-        let repeated = "--endpoint-target-ports 8080 --endpoint-target-ports 9090 --endpoint-target-ports 8080";
+        let repeated =
+            "--endpoint-target-ports 8080 --endpoint-target-ports 9090 --endpoint-target-ports 8080";
         assert_eq!(ports(repeated), [8080, 9090]);
         assert_eq!(ports("--endpoint-target-ports 8080,9090,80"), [8080, 9090, 80]);
     }
@@ -287,17 +335,28 @@ mod tests {
         let s = settings("--pool-name p");
         assert_eq!((s.grpc_port, s.health_port, s.metrics_port), (9002, 9003, 9090));
         assert_eq!(s.logging.threshold, Threshold::Verbosity(0));
-        assert_eq!((s.scrape_interval, s.gauges_interval), (Duration::from_millis(50), Duration::from_secs(5)));
+        assert_eq!(
+            (s.scrape_interval, s.gauges_interval),
+            (Duration::from_millis(50), Duration::from_secs(5))
+        );
         assert!(s.secure && s.metrics_insecure && s.metrics_auth && !s.health_checking && s.threads > 0);
-        assert_eq!((s.namespace.as_str(), s.bind, s.config), ("default", None, ConfigSource::BuiltIn));
+        assert_eq!(
+            (s.namespace.as_str(), s.bind, s.config),
+            ("default", None, ConfigSource::BuiltIn)
+        );
     }
 
     #[test]
     fn the_namespace_is_the_flags_then_the_environments() {
         let lookup = |n: &str| (n == "NAMESPACE").then(|| OsString::from("env"));
-        for (line, expected) in [("--pool-name=p", "env"), ("--pool-name=p --pool-namespace=flag", "flag")] {
+        for (line, expected) in [
+            ("--pool-name=p", "env"),
+            ("--pool-name=p --pool-namespace=flag", "flag"),
+        ] {
             let args: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-            let CommandLine::Run(s, _) = read("epp", &args, &lookup) else { panic!("{line}") };
+            let CommandLine::Run(s, _) = read("epp", &args, &lookup) else {
+                panic!("{line}")
+            };
             assert_eq!(s.namespace, expected);
         }
     }
@@ -313,16 +372,26 @@ mod tests {
             ("--zap-log-level 7", Threshold::Verbosity(7)),
             ("--zap-log-level panic", Threshold::Panic),
         ] {
-            assert_eq!(settings(&format!("--pool-name p {line}")).logging.threshold, threshold, "{line}");
+            assert_eq!(
+                settings(&format!("--pool-name p {line}")).logging.threshold,
+                threshold,
+                "{line}"
+            );
         }
-        assert_eq!(settings("--pool-name p --zap-devel=false").logging.encoder, Encoder::Json);
+        assert_eq!(
+            settings("--pool-name p --zap-devel=false").logging.encoder,
+            Encoder::Json
+        );
     }
 
     #[test]
     fn a_v0_5_0_command_line_keeps_its_metric_flags() {
         let s = settings("--pool-name p --compat-version v0.5.0 --lora-info-metric=");
         let specs = s.metric_specs.unwrap();
-        assert_eq!((specs.lora.as_str(), specs.queued.as_str()), ("", "vllm:num_requests_waiting"));
+        assert_eq!(
+            (specs.lora.as_str(), specs.queued.as_str()),
+            ("", "vllm:num_requests_waiting")
+        );
         assert_eq!(settings("--pool-name p").metric_specs, None);
     }
 }

@@ -13,18 +13,34 @@ use super::options::METRIC_FLAGS;
 /// With the text of a usage error.
 pub fn usage(p: &Parsed) -> Result<(), String> {
     const LEVELS: &[&str] = &["debug", "info", "warn", "error", "panic"];
-    const TIMES: &[&str] = &["epoch", "millis", "nano", "nanos", "iso8601", "rfc3339", "rfc3339nano"];
+    const TIMES: &[&str] = &[
+        "epoch",
+        "millis",
+        "nano",
+        "nanos",
+        "iso8601",
+        "rfc3339",
+        "rfc3339nano",
+    ];
     let rows: [(&str, &[&str], &str); 4] = [
         ("zap-log-level", LEVELS, "invalid log level"),
         ("zap-encoder", &["json", "console"], "invalid encoder value"),
-        ("zap-stacktrace-level", &["info", "error", "panic"], "invalid stacktrace level"),
+        (
+            "zap-stacktrace-level",
+            &["info", "error", "panic"],
+            "invalid stacktrace level",
+        ),
         ("zap-time-encoding", TIMES, "invalid time-encoding value"),
     ];
     for (name, words, what) in rows.into_iter().filter(|(n, ..)| p.is_set(n)) {
         let value = p.text(name);
         let number = name == "zap-log-level" && value.parse::<u32>().is_ok_and(|n| n > 0);
         if !number && !words.contains(&value.to_ascii_lowercase().as_str()) {
-            let more = if name == "zap-log-level" { ", or an integer above 0" } else { "" };
+            let more = if name == "zap-log-level" {
+                ", or an integer above 0"
+            } else {
+                ""
+            };
             let known = words.join(", ");
             return Err(format!(
                 "invalid argument {value:?} for \"--{name}\" flag: {what} {value:?} (one of {known}{more})"
@@ -39,7 +55,11 @@ pub fn usage(p: &Parsed) -> Result<(), String> {
 /// # Errors
 /// With the reference's text.
 pub fn pool_identity(pool: bool, selector: bool) -> Result<(), String> {
-    if pool == selector { Err("either pool-name or endpoint-selector must be set".into()) } else { Ok(()) }
+    if pool == selector {
+        Err("either pool-name or endpoint-selector must be set".into())
+    } else {
+        Ok(())
+    }
 }
 
 /// Everything that is wrong, in the order of the reference's checks, ours after them.
@@ -55,7 +75,8 @@ pub fn errors(p: &Parsed) -> Vec<String> {
         target_ports(p, &mut errors);
     }
     if text("config-file") && text("config-text") {
-        errors.push("both the \"configText\" and \"configFile\" flags can not be set at the same time".into());
+        errors
+            .push("both the \"configText\" and \"configFile\" flags can not be set at the same time".into());
     }
     let scheme = p.text("model-server-metrics-scheme");
     if !matches!(scheme, "http" | "https") {
@@ -71,7 +92,9 @@ pub fn errors(p: &Parsed) -> Vec<String> {
                  EndpointPickerConfig instead"
             )
         })),
-        other => errors.push(format!("unexpected {other:?} value for \"compat-version\" flag: use main or v0.5.0")),
+        other => errors.push(format!(
+            "unexpected {other:?} value for \"compat-version\" flag: use main or v0.5.0"
+        )),
     }
     ours(p, &mut errors);
     errors
@@ -84,7 +107,11 @@ fn target_ports(p: &Parsed, errors: &mut Vec<String>) {
     if !(1..=8).contains(&ports.len()) {
         errors.push("flag \"endpoint-target-ports\" should have length from 1 to 8".into());
     }
-    for port in p.ints("endpoint-target-ports").iter().filter(|n| !(1..=65535).contains(*n)) {
+    for port in p
+        .ints("endpoint-target-ports")
+        .iter()
+        .filter(|n| !(1..=65535).contains(*n))
+    {
         errors.push(format!("invalid port number {port} in \"endpoint-target-ports\""));
     }
     errors.extend(selector(p.text("endpoint-selector")).err());
@@ -95,24 +122,37 @@ fn ours(p: &Parsed, errors: &mut Vec<String>) {
     for (i, name) in PORTS.iter().enumerate() {
         let port = p.int(name);
         if !(1..=65535).contains(&port) {
-            errors.push(format!("invalid port number {port} for flag \"{name}\": use 1 to 65535"));
+            errors.push(format!(
+                "invalid port number {port} for flag \"{name}\": use 1 to 65535"
+            ));
         }
         if let Some(other) = PORTS[..i].iter().find(|o| p.int(o) == port) {
-            errors.push(format!("flags \"{other}\" and \"{name}\" both ask for port {port}"));
+            errors.push(format!(
+                "flags \"{other}\" and \"{name}\" both ask for port {port}"
+            ));
         }
     }
     let metrics_port = p.int("model-server-metrics-port");
     if !(0..=65535).contains(&metrics_port) {
-        errors.push(format!("invalid port number {metrics_port} for flag \"model-server-metrics-port\""));
+        errors.push(format!(
+            "invalid port number {metrics_port} for flag \"model-server-metrics-port\""
+        ));
     }
     let group = p.text("pool-group");
-    if !matches!(group, "inference.networking.k8s.io" | "inference.networking.x-k8s.io") {
+    if !matches!(
+        group,
+        "inference.networking.k8s.io" | "inference.networking.x-k8s.io"
+    ) {
         errors.push(format!(
             "unexpected {group:?} value for \"pool-group\" flag: use inference.networking.k8s.io or \
              inference.networking.x-k8s.io"
         ));
     }
-    for name in ["refresh-metrics-interval", "refresh-prometheus-metrics-interval", "metrics-staleness-threshold"] {
+    for name in [
+        "refresh-metrics-interval",
+        "refresh-prometheus-metrics-interval",
+        "metrics-staleness-threshold",
+    ] {
         let value = p.duration(name);
         if value.0 <= 0 {
             errors.push(format!("flag \"{name}\" must be above 0, not {value}"));
@@ -124,7 +164,9 @@ fn ours(p: &Parsed, errors: &mut Vec<String>) {
     for name in ["max-request-body-size", "grpc-max-recv-msg-size"] {
         let value = p.int(name);
         if !(1..=1 << 40).contains(&value) {
-            errors.push(format!("flag \"{name}\" must be a number of bytes above 0, not {value}"));
+            errors.push(format!(
+                "flag \"{name}\" must be a number of bytes above 0, not {value}"
+            ));
         }
     }
     let threads = p.int("threads");
@@ -132,7 +174,10 @@ fn ours(p: &Parsed, errors: &mut Vec<String>) {
         errors.push(format!("flag \"threads\" must be 0 to 1024, not {threads}"));
     }
     if p.text("bind-address").parse::<IpAddr>().is_err() {
-        errors.push(format!("flag \"bind-address\" must be an IP address, not {:?}", p.text("bind-address")));
+        errors.push(format!(
+            "flag \"bind-address\" must be an IP address, not {:?}",
+            p.text("bind-address")
+        ));
     }
     if !p.text("model-server-metrics-path").starts_with('/') {
         errors.push("flag \"model-server-metrics-path\" must begin with /".into());
@@ -171,7 +216,8 @@ fn label_key(key: &str) -> bool {
         p.len() <= 253
             && p.split('.').all(|l| {
                 !l.is_empty()
-                    && l.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                    && l.bytes()
+                        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
                     && !l.starts_with('-')
                     && !l.ends_with('-')
             })
@@ -193,8 +239,23 @@ mod tests {
     #[test]
     fn selectors_are_equalities_of_labels() {
         let pairs = selector(" app = x ,llm-d.ai/role=").unwrap();
-        assert_eq!(pairs, [("app".into(), "x".into()), ("llm-d.ai/role".into(), String::new())]);
-        for bad in ["app", "app==x", "app!=x", "=x", "a b=c", "app=-x", "UPPER.x/a=b", "app=x,"] {
+        assert_eq!(
+            pairs,
+            [
+                ("app".into(), "x".into()),
+                ("llm-d.ai/role".into(), String::new())
+            ]
+        );
+        for bad in [
+            "app",
+            "app==x",
+            "app!=x",
+            "=x",
+            "a b=c",
+            "app=-x",
+            "UPPER.x/a=b",
+            "app=x,",
+        ] {
             assert!(selector(bad).is_err(), "{bad}");
         }
     }
