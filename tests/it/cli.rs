@@ -4,7 +4,12 @@
 use std::process::{Command, Output};
 
 fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_epp")).args(args).env_clear().envs(env.iter().copied()).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_epp"))
+        .args(args)
+        .env_clear()
+        .envs(env.iter().copied())
+        .output()
+        .unwrap()
 }
 
 fn stderr(output: &Output) -> String {
@@ -21,53 +26,170 @@ const IDENTITY: &str = "error: either pool-name or endpoint-selector must be set
 fn every_command_line_ends_with_its_code_and_text() {
     let rows: [(&str, i32, &str); 42] = [
         // Acceptance vectors.
-        ("--endpoint-selector app=x --endpoint-target-ports 8080 --endpoint-target-ports 9090", 1, ACCEPTED),
-        ("--endpoint-selector app=x --endpoint-target-ports 8080,9090,80", 1, ACCEPTED),
-        ("--endpoint-selector app=x --endpoint-target-ports -1", 1, "invalid port number -1 in \"endpoint-target-ports\""),
-        ("--endpoint-selector app=x --endpoint-target-ports 65536", 1, "invalid port number 65536 in \"endpoint-target-ports\""),
-        ("--endpoint-target-ports 80,a", 2, "strconv.Atoi: parsing \"a\": invalid syntax"),
-        ("--endpoint-target-ports=", 2, "invalid argument \"\" for \"--endpoint-target-ports\" flag"),
-        ("--pool-name p --endpoint-selector app=x --endpoint-target-ports 80", 1, IDENTITY),
-        ("--pool-name p --config-text a", 1, "both the \"configText\" and \"configFile\" flags can not be set at the same time"),
-        ("--pool-name p --model-server-metrics-scheme HTTP", 1,
-         "unexpected \"HTTP\" value for \"model-server-metrics-scheme\" flag, it can only be set to 'http' or 'https'"),
-        ("--pool-name p --secure-serving false", 1, "warning: --secure-serving is set to true; the word \"false\" after it is ignored"),
-        ("--pool-name p --refresh-metrics-interval 50", 2, "time: missing unit in duration \"50\""),
+        (
+            "--endpoint-selector app=x --endpoint-target-ports 8080 --endpoint-target-ports 9090",
+            1,
+            ACCEPTED,
+        ),
+        (
+            "--endpoint-selector app=x --endpoint-target-ports 8080,9090,80",
+            1,
+            ACCEPTED,
+        ),
+        (
+            "--endpoint-selector app=x --endpoint-target-ports -1",
+            1,
+            "invalid port number -1 in \"endpoint-target-ports\"",
+        ),
+        (
+            "--endpoint-selector app=x --endpoint-target-ports 65536",
+            1,
+            "invalid port number 65536 in \"endpoint-target-ports\"",
+        ),
+        (
+            "--endpoint-target-ports 80,a",
+            2,
+            "strconv.Atoi: parsing \"a\": invalid syntax",
+        ),
+        (
+            "--endpoint-target-ports=",
+            2,
+            "invalid argument \"\" for \"--endpoint-target-ports\" flag",
+        ),
+        (
+            "--pool-name p --endpoint-selector app=x --endpoint-target-ports 80",
+            1,
+            IDENTITY,
+        ),
+        (
+            "--pool-name p --config-text a",
+            1,
+            "both the \"configText\" and \"configFile\" flags can not be set at the same time",
+        ),
+        (
+            "--pool-name p --model-server-metrics-scheme HTTP",
+            1,
+            "unexpected \"HTTP\" value for \"model-server-metrics-scheme\" flag, it can only be set to 'http' or 'https'",
+        ),
+        (
+            "--pool-name p --secure-serving false",
+            1,
+            "warning: --secure-serving is set to true; the word \"false\" after it is ignored",
+        ),
+        (
+            "--pool-name p --refresh-metrics-interval 50",
+            2,
+            "time: missing unit in duration \"50\"",
+        ),
         ("--pool-name p --zap-log-level 0", 2, "invalid log level \"0\""),
         ("--pool-name p --zap-log-level -1", 2, "invalid log level \"-1\""),
         ("--pool-name p --zap-log-level warn", 1, ACCEPTED),
-        ("--pool-name p --lora-info-metric=", 1,
-         "flag \"lora-info-metric\" is deprecated and cannot be used; configure metrics via engineConfigs in EndpointPickerConfig instead"),
-        ("--pool-name p --lora-info-metric= --compat-version v0.5.0", 1, ACCEPTED),
+        (
+            "--pool-name p --lora-info-metric=",
+            1,
+            "flag \"lora-info-metric\" is deprecated and cannot be used; configure metrics via engineConfigs in EndpointPickerConfig instead",
+        ),
+        (
+            "--pool-name p --lora-info-metric= --compat-version v0.5.0",
+            1,
+            ACCEPTED,
+        ),
         // Syntax.
         ("--foo", 2, "unknown flag: --foo"),
         ("-grpc-port=1", 2, "unknown shorthand flag: 'g' in -grpc-port=1"),
         ("--kubeconfig=/x", 2, "unknown flag: --kubeconfig"),
         ("--grpc-port", 2, "flag needs an argument: --grpc-port"),
         ("-v", 2, "flag needs an argument: 'v' in -v"),
-        ("--grpc-port x", 2, "invalid argument \"x\" for \"--grpc-port\" flag: strconv.ParseInt: parsing \"x\": invalid syntax"),
+        (
+            "--grpc-port x",
+            2,
+            "invalid argument \"x\" for \"--grpc-port\" flag: strconv.ParseInt: parsing \"x\": invalid syntax",
+        ),
         ("-vvv", 2, "invalid argument \"vv\" for \"-v, --v\" flag"),
         ("---x", 2, "bad flag syntax: ---x"),
         ("--=x", 2, "bad flag syntax: --=x"),
-        ("--tracing=yes", 2, "strconv.ParseBool: parsing \"yes\": invalid syntax"),
-        ("--pool-name p -v3 -v=3 -v 3 --v=3 --v 3 stray - words", 1, ACCEPTED),
-        ("--pool-name p --grpc-port 0x232a --grpc-health-port=0b11", 1, ACCEPTED),
+        (
+            "--tracing=yes",
+            2,
+            "strconv.ParseBool: parsing \"yes\": invalid syntax",
+        ),
+        (
+            "--pool-name p -v3 -v=3 -v 3 --v=3 --v 3 stray - words",
+            1,
+            ACCEPTED,
+        ),
+        (
+            "--pool-name p --grpc-port 0x232a --grpc-health-port=0b11",
+            1,
+            ACCEPTED,
+        ),
         ("--pool-name p -- --foo", 1, ACCEPTED),
-        ("--pool-name p --model-server-metrics-port=8000", 1,
-         "Flag --model-server-metrics-port has been deprecated, This flag is deprecated and will be removed in a future release."),
-        ("--pool-name p --cache-info-metric=x", 1, "Flag --cache-info-metric has been deprecated, use engineConfigs in EndpointPickerConfig instead"),
+        (
+            "--pool-name p --model-server-metrics-port=8000",
+            1,
+            "Flag --model-server-metrics-port has been deprecated, This flag is deprecated and will be removed in a future release.",
+        ),
+        (
+            "--pool-name p --cache-info-metric=x",
+            1,
+            "Flag --cache-info-metric has been deprecated, use engineConfigs in EndpointPickerConfig instead",
+        ),
         // Refused, beyond the reference (decision 4).
-        ("--pool-name p --grpc-port 0", 1, "invalid port number 0 for flag \"grpc-port\""),
-        ("--pool-name p --metrics-port 9002", 1, "flags \"grpc-port\" and \"metrics-port\" both ask for port 9002"),
-        ("--pool-name p --refresh-metrics-interval=0s", 1, "flag \"refresh-metrics-interval\" must be above 0, not 0s"),
-        ("--pool-name p --pool-group=example.com", 1, "unexpected \"example.com\" value for \"pool-group\" flag"),
-        ("--endpoint-selector app==x --endpoint-target-ports 80", 1, "invalid selector: [app==x]"),
-        ("--endpoint-selector app=x", 1, "flag \"endpoint-target-ports\" should have length from 1 to 8"),
-        ("--endpoint-selector app=x --endpoint-target-ports 0", 1, "invalid port number 0 in \"endpoint-target-ports\""),
-        ("--pool-name p --bind-address nowhere", 1, "flag \"bind-address\" must be an IP address"),
-        ("--pool-name p --compat-version v9", 1, "unexpected \"v9\" value for \"compat-version\" flag"),
-        ("--pool-name p --max-request-body-size 0", 1, "flag \"max-request-body-size\" must be a number of bytes above 0"),
-        ("--pool-name p --zap-encoder xml", 2, "invalid encoder value \"xml\""),
+        (
+            "--pool-name p --grpc-port 0",
+            1,
+            "invalid port number 0 for flag \"grpc-port\"",
+        ),
+        (
+            "--pool-name p --metrics-port 9002",
+            1,
+            "flags \"grpc-port\" and \"metrics-port\" both ask for port 9002",
+        ),
+        (
+            "--pool-name p --refresh-metrics-interval=0s",
+            1,
+            "flag \"refresh-metrics-interval\" must be above 0, not 0s",
+        ),
+        (
+            "--pool-name p --pool-group=example.com",
+            1,
+            "unexpected \"example.com\" value for \"pool-group\" flag",
+        ),
+        (
+            "--endpoint-selector app==x --endpoint-target-ports 80",
+            1,
+            "invalid selector: [app==x]",
+        ),
+        (
+            "--endpoint-selector app=x",
+            1,
+            "flag \"endpoint-target-ports\" should have length from 1 to 8",
+        ),
+        (
+            "--endpoint-selector app=x --endpoint-target-ports 0",
+            1,
+            "invalid port number 0 in \"endpoint-target-ports\"",
+        ),
+        (
+            "--pool-name p --bind-address nowhere",
+            1,
+            "flag \"bind-address\" must be an IP address",
+        ),
+        (
+            "--pool-name p --compat-version v9",
+            1,
+            "unexpected \"v9\" value for \"compat-version\" flag",
+        ),
+        (
+            "--pool-name p --max-request-body-size 0",
+            1,
+            "flag \"max-request-body-size\" must be a number of bytes above 0",
+        ),
+        (
+            "--pool-name p --zap-encoder xml",
+            2,
+            "invalid encoder value \"xml\"",
+        ),
     ];
     for (line, code, text) in rows {
         let mut args: Vec<&str> = vec![MISSING];
@@ -76,15 +198,29 @@ fn every_command_line_ends_with_its_code_and_text() {
         let said = stderr(&output);
         assert_eq!(output.status.code(), Some(code), "{line}: {said}");
         assert!(said.contains(text), "{line}:\n{said}");
-        assert_eq!(code == 2, said.contains("Usage of "), "{line}: usage goes with exit code 2 only");
+        assert_eq!(
+            code == 2,
+            said.contains("Usage of "),
+            "{line}: usage goes with exit code 2 only"
+        );
     }
 }
 
 #[test]
 fn without_a_configuration_the_identity_is_required_at_once() {
-    for line in ["", "--endpoint-selector app=x --pool-name p --endpoint-target-ports 1"] {
-        let output = run(&line.split(' ').filter(|w| !w.is_empty()).collect::<Vec<_>>(), &[]);
-        assert_eq!((output.status.code(), stderr(&output).contains(IDENTITY)), (Some(1), true), "{line}");
+    for line in [
+        "",
+        "--endpoint-selector app=x --pool-name p --endpoint-target-ports 1",
+    ] {
+        let output = run(
+            &line.split(' ').filter(|w| !w.is_empty()).collect::<Vec<_>>(),
+            &[],
+        );
+        assert_eq!(
+            (output.status.code(), stderr(&output).contains(IDENTITY)),
+            (Some(1), true),
+            "{line}"
+        );
     }
 }
 
@@ -103,27 +239,54 @@ fn help_is_grouped_on_stderr_and_hides_deprecated_flags() {
         let output = run(&[flag], &[]);
         let said = stderr(&output);
         assert_eq!(output.status.code(), Some(0));
-        assert!(said.starts_with("Usage of ") && said.contains("-v, --v int"), "{said}");
-        assert!(said.contains("(default 9002)") && !said.contains("lora-info-metric"), "{said}");
+        assert!(
+            said.starts_with("Usage of ") && said.contains("-v, --v int"),
+            "{said}"
+        );
+        assert!(
+            said.contains("(default 9002)") && !said.contains("lora-info-metric"),
+            "{said}"
+        );
     }
 }
 
 #[test]
 fn deprecated_variables_work_and_are_warned_about_once() {
-    let env = [("ENABLE_EXPERIMENTAL_DATALAYER_V2", "true"), ("SD_QUEUE_DEPTH_THRESHOLD", "zero")];
+    let env = [
+        ("ENABLE_EXPERIMENTAL_DATALAYER_V2", "true"),
+        ("SD_QUEUE_DEPTH_THRESHOLD", "zero"),
+    ];
     let said = stderr(&run(&["--pool-name=p", MISSING], &env));
-    assert_eq!(said.matches("ENABLE_EXPERIMENTAL_DATALAYER_V2 is deprecated").count(), 1, "{said}");
-    assert!(said.contains("SD_QUEUE_DEPTH_THRESHOLD=\"zero\" is not a usable value: using the default 5"), "{said}");
+    assert_eq!(
+        said.matches("ENABLE_EXPERIMENTAL_DATALAYER_V2 is deprecated")
+            .count(),
+        1,
+        "{said}"
+    );
+    assert!(
+        said.contains("SD_QUEUE_DEPTH_THRESHOLD=\"zero\" is not a usable value: using the default 5"),
+        "{said}"
+    );
 }
 
 #[test]
 fn the_flags_page_lists_every_flag_with_its_default() {
     let page = std::fs::read_to_string(crate::support::epp::in_package("docs/user-guide/flags.md")).unwrap();
     for flag in endpoint_picker::app::epp::FLAGS {
-        let row = page.lines().find(|l| l.starts_with(&format!("| `--{}` |", flag.name)));
+        let row = page
+            .lines()
+            .find(|l| l.starts_with(&format!("| `--{}` |", flag.name)));
         let row = row.unwrap_or_else(|| panic!("flags.md has no row for --{}", flag.name));
-        let default = if flag.default.is_empty() { "| |".to_owned() } else { format!("| `{}` |", flag.default) };
-        assert!(row.contains(&default), "--{}: the default is {default} in\n{row}", flag.name);
+        let default = if flag.default.is_empty() {
+            "| |".to_owned()
+        } else {
+            format!("| `{}` |", flag.default)
+        };
+        assert!(
+            row.contains(&default),
+            "--{}: the default is {default} in\n{row}",
+            flag.name
+        );
         assert_eq!(row.contains("(ours)"), flag.ours, "--{}", flag.name);
     }
 }

@@ -4,6 +4,7 @@
 
 mod admin;
 mod cli;
+mod envoy_wire;
 mod floors;
 mod net;
 mod routing;

@@ -27,6 +27,7 @@ use crate::telemetry::logging;
 use crate::telemetry::metrics::Metrics;
 
 use super::settings::{ConfigSource, Settings};
+use super::shutdown::{self, Cut};
 use super::workers::{self, Workers};
 
 /// Why `epp` cannot run; the variant names the step that failed.
@@ -65,6 +66,9 @@ pub enum RunError {
     /// A port cannot be opened.
     #[error("{0}")]
     Bind(#[from] BindError),
+    /// Draining was cut short.
+    #[error("stopped before every stream had finished: {0}")]
+    Cut(#[from] Cut),
     /// A runtime or a thread could not be started.
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
@@ -158,13 +162,14 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     ));
     tokio::spawn(accept::run(ports.grpc, workers.sockets.clone(), drain.clone()));
 
-    super::shutdown::first_signal().await?;
+    shutdown::first_signal().await?;
     tracing::info!(timeout = ?settings.drain_timeout, "Draining: no longer ready, open streams may finish");
     state.set_draining();
     drain.cancel();
-    let all = super::shutdown::drained(workers.finished(), settings.drain_timeout).await;
-    tracing::info!(all_streams_finished = all, "Stopping");
+    let drained = shutdown::drained(workers.finished(), settings.drain_timeout).await;
     background.cancel();
+    drained?;
+    tracing::info!("Stopped, every stream finished");
     Ok(())
 }
 

@@ -23,16 +23,30 @@ pub async fn first_signal() -> io::Result<()> {
     Ok(())
 }
 
-/// Waits for `finished`, at most `limit` and not past another signal. Was it reached?
-pub async fn drained(finished: impl Future<Output = ()>, limit: Duration) -> bool {
+/// Why a drain was cut short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Cut {
+    /// Streams were still open when the time was over.
+    #[error("streams were still open after the drain timeout")]
+    Timeout,
+    /// A second signal came.
+    #[error("a second signal ended the drain")]
+    Signal,
+}
+
+/// Waits for `finished`, at most `limit` and not past another signal.
+///
+/// # Errors
+/// What cut the wait short.
+pub async fn drained(finished: impl Future<Output = ()>, limit: Duration) -> Result<(), Cut> {
     let second = async {
         if first_signal().await.is_err() {
             std::future::pending().await
         }
     };
     tokio::select! {
-        () = finished => true,
-        () = tokio::time::sleep(limit) => false,
-        () = second => false,
+        () = finished => Ok(()),
+        () = tokio::time::sleep(limit) => Err(Cut::Timeout),
+        () = second => Err(Cut::Signal),
     }
 }
