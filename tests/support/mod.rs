@@ -9,7 +9,9 @@
     reason = "each test binary uses a part; tests fail by panicking"
 )]
 
+pub mod envoy;
 pub mod epp;
 pub mod ext_proc;
 pub mod model_server;
 pub mod ports;
+pub mod upstream;
