@@ -84,12 +84,22 @@ impl Sample {
             kv_usage: self.kv_usage,
             block_size: self.block_size,
             num_blocks: self.num_blocks,
-            adapter_active: !lora.active.is_empty() && lora.active.contains(adapter),
-            adapter_waiting: !lora.waiting.is_empty() && lora.waiting.contains(adapter),
+            adapter_active: has(&lora.active, adapter),
+            adapter_waiting: has(&lora.waiting, adapter),
             adapters: lora.distinct,
             max_adapters: lora.max,
             updated: self.updated,
         }
+    }
+}
+
+/// Is `name` in `set`? Looking through a handful of names is cheaper than hashing one.
+#[inline]
+fn has(set: &HashSet<Box<str>>, name: &str) -> bool {
+    match set.len() {
+        0 => false,
+        1..=8 => set.iter().any(|s| **s == *name),
+        _ => set.contains(name),
     }
 }
 

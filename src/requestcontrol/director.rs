@@ -18,7 +18,7 @@ use crate::model::metadata::Metadata;
 use crate::model::request::InferenceRequest;
 use crate::plugin::{Cycle, Mutation, PluginInstance, PreRequest, ResponseComplete, ResponseHeaders};
 use crate::saturation::UtilizationDetector;
-use crate::scheduling::Scheduler;
+use crate::scheduling::{PluginTimers, Scheduler};
 use crate::telemetry::metrics::{Metrics, PluginTimer};
 use crate::wire::openai;
 
@@ -48,6 +48,7 @@ pub struct DirectorParts {
 pub struct Director {
     datastore: Arc<Datastore>,
     scheduler: Scheduler,
+    timers: PluginTimers,
     detector: UtilizationDetector,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Clock,
@@ -83,6 +84,7 @@ impl Director {
             pre_request: pre_request.collect(),
             response_headers: response_headers.collect(),
             response_complete: response_complete.collect(),
+            timers: PluginTimers::new(&scheduler, &metrics, clock.clone()),
             datastore,
             scheduler,
             detector,
@@ -243,7 +245,12 @@ impl Director {
                 prefix,
             };
             let started = Instant::now();
-            let outcome = self.scheduler.schedule(&cycle, rand::random(), decision);
+            let outcome = self.scheduler.schedule_observed(
+                &cycle,
+                rand::random(),
+                decision,
+                &mut self.timers.observer(),
+            );
             self.metrics.scheduled(started.elapsed(), outcome.is_ok());
             outcome.map_err(|e| {
                 let text = format!("failed to find target pod: {e}");
