@@ -4,6 +4,8 @@
 
 mod admin;
 mod cli;
+mod config;
+mod discovery;
 mod envoy_wire;
 mod floors;
 mod net;
