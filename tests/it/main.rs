@@ -3,3 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 mod floors;
+mod poller;
+#[path = "../support/mod.rs"]
+mod support;
