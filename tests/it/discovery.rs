@@ -12,7 +12,10 @@ const ONE: &str = "endpoints:\n- {name: a, address: 10.0.0.1, port: 8000}\n";
 const TWO: &str = "endpoints:\n- {name: a, address: 10.0.0.1, port: 8000}\n- {name: b, address: \"[fd00::1]\", port: \"8001\"}\n";
 
 fn load(path: &Path, store: &Arc<Datastore>) -> Result<FileDiscovery, String> {
-    let settings = FileDiscoverySettings { path: path.to_owned(), watch_file: true };
+    let settings = FileDiscoverySettings {
+        path: path.to_owned(),
+        watch_file: true,
+    };
     FileDiscovery::load(settings, store.clone()).map_err(|e| e.to_string())
 }
 
@@ -21,14 +24,23 @@ fn store() -> Arc<Datastore> {
 }
 
 fn authorities(store: &Datastore) -> Vec<String> {
-    store.fleet().endpoints.iter().map(|e| e.authority.to_string()).collect()
+    store
+        .fleet()
+        .endpoints
+        .iter()
+        .map(|e| e.authority.to_string())
+        .collect()
 }
 
 /// Waits until the fleet is as expected.
 async fn until(store: &Datastore, expected: &[&str]) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     while authorities(store) != expected {
-        assert!(tokio::time::Instant::now() < deadline, "{:?} is not {expected:?}", authorities(store));
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{:?} is not {expected:?}",
+            authorities(store)
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -45,10 +57,22 @@ fn endpoints_objectives_and_rewrites_are_read() {
     load(&path, &store).unwrap();
     let fleet = store.fleet();
     let e = &fleet.endpoints[0];
-    assert_eq!((&*e.authority, e.metrics_address().to_string().as_str()), ("[fd00::1]:8000", "[fd00::1]:9000"));
-    assert_eq!((e.spec.namespace.as_str(), e.spec.metrics_path.as_deref()), ("ns", Some("/m")));
+    assert_eq!(
+        (&*e.authority, e.metrics_address().to_string().as_str()),
+        ("[fd00::1]:8000", "[fd00::1]:9000")
+    );
+    assert_eq!(
+        (e.spec.namespace.as_str(), e.spec.metrics_path.as_deref()),
+        ("ns", Some("/m"))
+    );
     assert_eq!(e.spec.labels["x"], "y");
-    assert_eq!((store.objectives().priority("low"), store.objectives().priority("none")), (-1, 0));
+    assert_eq!(
+        (
+            store.objectives().priority("low"),
+            store.objectives().priority("none")
+        ),
+        (-1, 0)
+    );
     assert_eq!(store.rewrites().find("m").unwrap().choose(|_| 0), "t");
     assert_eq!(store.rewrites().find("else").unwrap().choose(|_| 0), "any");
 }

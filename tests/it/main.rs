@@ -9,6 +9,7 @@ mod discovery;
 mod envoy_wire;
 mod floors;
 mod net;
+mod poller;
 mod routing;
 #[path = "../support/mod.rs"]
 mod support;

@@ -15,3 +15,6 @@ pub mod ext_proc;
 pub mod model_server;
 pub mod ports;
 pub mod upstream;
+
+pub mod metrics_server;
+pub mod wait;
