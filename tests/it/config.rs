@@ -92,7 +92,7 @@ fn each_mistake_has_the_text_of_the_reference() {
         ),
         (
             "schedulingProfiles: [{name: p, plugins: [{pluginRef: x, weight: .nan}]}]",
-            "must be a finite number",
+            "non-finite float",
         ),
         (
             "plugins: [{type: random-picker}, {type: max-score-picker}]\nschedulingProfiles: [{name: p, plugins: [{pluginRef: random-picker}, {pluginRef: max-score-picker}]}]",

@@ -49,7 +49,7 @@ async fn until(store: &Datastore, expected: &[&str]) {
 fn endpoints_objectives_and_rewrites_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("e.yaml");
-    let text = "endpoints:\n- name: a\n  namespace: ns\n  address: fd00::1\n  port: '8000'\n  metricsPort: 9000\n  metricsPath: /m\n  labels: {x: y}\n\
+    let text = "endpoints:\n- name: a\n  namespace: ns\n  address: fd00::1\n  port: '8000'\n  metricsPort: 9000\n  metricsPath: /m\n  labels: {x: z}\n\
         objectives:\n- {name: low, priority: -1}\n- name: none\n\
         modelRewrites:\n- name: r\n  rules:\n  - matches: [{model: {type: Exact, value: m}}]\n    targets: [{modelRewrite: t, weight: 5}]\n  - targets: [{modelRewrite: any}]\n";
     std::fs::write(&path, text).unwrap();
@@ -65,7 +65,7 @@ fn endpoints_objectives_and_rewrites_are_read() {
         (e.spec.namespace.as_str(), e.spec.metrics_path.as_deref()),
         ("ns", Some("/m"))
     );
-    assert_eq!(e.spec.labels["x"], "y");
+    assert_eq!(e.spec.labels["x"], "z");
     assert_eq!(
         (
             store.objectives().priority("low"),
@@ -87,8 +87,8 @@ fn every_mistake_is_told_with_its_place() {
     let store = store();
     let error = load(&path, &store).err().unwrap();
     for expected in [
-        ":2:21: endpoints[0].address: must be an IPv4 or IPv6 address, not \"nowhere\"",
-        ":2:36: endpoints[0].port: must be a port, 1 to 65535",
+        ":2:22: endpoints[0].address: must be an IPv4 or IPv6 address, not \"nowhere\"",
+        ":2:37: endpoints[0].port: must be a port, 1 to 65535",
         ":3:3: endpoints[1]: endpoint is missing a name",
         "endpoints[2].adress: unknown field \"adress\" (did you mean \"address\"?)",
         "endpoints[3]: endpoint default/b is listed twice",
