@@ -14,4 +14,5 @@ pub mod epp;
 pub mod ext_proc;
 pub mod model_server;
 pub mod ports;
+pub mod process;
 pub mod upstream;
