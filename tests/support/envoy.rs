@@ -92,13 +92,27 @@ impl Envoy {
         epp: SocketAddr,
         pool: &[SocketAddr],
     ) -> Result<Self, String> {
+        Self::launch_edited(kind, transport, epp, pool, |text| text).await
+    }
+
+    /// The same with the filled configuration changed by `edit`.
+    ///
+    /// # Errors
+    /// As for [`Self::launch`].
+    pub async fn launch_edited(
+        kind: Kind,
+        transport: Transport,
+        epp: SocketAddr,
+        pool: &[SocketAddr],
+        edit: impl FnOnce(String) -> String,
+    ) -> Result<Self, String> {
         let envoy = installed()?;
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let (traffic, admin) = (address(ports::free()), address(ports::free()));
         let text = std::fs::read_to_string(kind.path()).map_err(|e| e.to_string())?;
         let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
         let config = folder.path().join("envoy.yaml");
-        let filled = fill(&text, transport, traffic, admin, epp, pool);
+        let filled = edit(fill(&text, transport, traffic, admin, epp, pool));
         std::fs::write(&config, filled).map_err(|e| e.to_string())?;
         let mut command = Command::new(envoy);
         command.arg("-c").arg(&config);
