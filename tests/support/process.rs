@@ -41,7 +41,8 @@ impl Process {
     /// # Errors
     /// It cannot be started; the text names it.
     pub fn start(name: &str, command: &mut Command, log: &Path) -> Result<Self, String> {
-        let cannot = |e: std::io::Error| format!("cannot start {name}: {e}");
+        let program = command.get_program().to_owned();
+        let cannot = |e: std::io::Error| format!("cannot start {name} ({}): {e}", program.display());
         let out = File::create(log).map_err(cannot)?;
         let err = out.try_clone().map_err(cannot)?;
         let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
