@@ -103,7 +103,7 @@ pub fn tables(runs: &[Run]) -> String {
     );
     let _ = write!(
         text,
-        "CPU per request is all that epp did in that time: TLS, the pick, 24 tokens streamed through it one by one, and\n         scraping {} servers every 50 ms.\n\n\
+        "CPU per request is all that epp did in that time: TLS, the pick, 24 tokens streamed through it one by one,\nand scraping {} servers every 50 ms.\n\n\
          Where the requests went\n{}",
         runs.first().map_or(0, |r| r.per_endpoint.len()),
         table(
