@@ -96,7 +96,6 @@ impl Fetcher {
             .referer(false)
             .default_headers(HeaderMap::from_iter([(ACCEPT, accept)]))
             .tls_danger_accept_invalid_certs(insecure)
-            .pool_max_idle_per_host(1)
             .pool_idle_timeout(idle)
             .build()?;
         Ok(Fetcher {

@@ -7,3 +7,4 @@ pub mod prom_text;
 pub mod prometheus;
 mod protobuf;
 pub mod usage;
+pub mod yaml;

@@ -4,9 +4,12 @@
 
 mod admin;
 mod cli;
+mod config;
+mod discovery;
 mod envoy_wire;
 mod floors;
 mod net;
+mod poller;
 mod routing;
 #[path = "../support/mod.rs"]
 mod support;

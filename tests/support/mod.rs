@@ -16,3 +16,6 @@ pub mod model_server;
 pub mod ports;
 pub mod process;
 pub mod upstream;
+
+pub mod metrics_server;
+pub mod wait;

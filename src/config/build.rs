@@ -1,0 +1,274 @@
+//! A checked document into live parts.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::api::document::{Mistakes, Value};
+use crate::api::picker_config::{PickerConfig, PluginEntry, PluginRef};
+use crate::base::clock::Clock;
+use crate::base::suggest;
+use crate::datalayer::{Engines, MetricsSource};
+use crate::discovery::file::FileDiscoverySettings;
+use crate::plugin::{Context, Params, PluginInstance, Registry};
+use crate::saturation::UtilizationDetector;
+use crate::telemetry::metrics::Metrics;
+
+use super::profiles::{self, HANDLER, PICKER};
+use super::{Built, Environment};
+
+/// Builds everything `document` asks for, or tells all that is wrong, `m` included.
+pub fn build(
+    registry: &Registry,
+    document: &PickerConfig,
+    fingerprint: u64,
+    environment: &Environment,
+    metrics: &Arc<Metrics>,
+    clock: &Clock,
+    mut m: Mistakes,
+) -> Result<Built, Mistakes> {
+    let gates = super::gates(document, environment, &mut m);
+    let maker = Maker {
+        registry,
+        metrics,
+        clock,
+    };
+    let mut plugins = maker.all(document, &mut m);
+    let scheduler = profiles::scheduler(
+        document,
+        &mut plugins,
+        |type_name| maker.injected(type_name),
+        &mut m,
+    );
+    let discovery = data_layer(document, &plugins, &mut m);
+    if let Some(reference) = &document.saturation.plugin_ref {
+        let text = "detectors are not plugins yet: set the thresholds of saturationDetector instead";
+        m.add(reference.at, reference.path.clone(), text);
+    }
+    let (Some(scheduler), true) = (scheduler, m.list.is_empty()) else {
+        return Err(m);
+    };
+    let warnings = warnings(document, &gates);
+    let detector = detector(document, environment);
+    let overrides = format!("{fingerprint:x} {gates:?} {detector:?}");
+    let hash = format!("{:016x}", xxhash_rust::xxh64::xxh64(overrides.as_bytes(), 0));
+    Ok(Built {
+        scheduler,
+        plugins,
+        detector,
+        gates,
+        discovery,
+        warnings,
+        hash,
+    })
+}
+
+struct Maker<'a> {
+    registry: &'a Registry,
+    metrics: &'a Arc<Metrics>,
+    clock: &'a Clock,
+}
+
+impl Maker<'_> {
+    fn context(&self, name: &str) -> Context {
+        Context {
+            name: name.into(),
+            metrics: self.metrics.clone(),
+            clock: self.clock.clone(),
+        }
+    }
+
+    /// The configured plugins, in order. A plugin that cannot be made leaves a gap that is not reported again.
+    fn all(&self, document: &PickerConfig, m: &mut Mistakes) -> Vec<PluginInstance> {
+        let mut names = BTreeSet::new();
+        let mut plugins = Vec::new();
+        for entry in &document.plugins {
+            if !names.insert(entry.name.as_str()) {
+                m.add(
+                    entry.at,
+                    entry.path.clone(),
+                    format!("duplicate plugin name '{}'", entry.name),
+                );
+                continue;
+            }
+            plugins.extend(self.one(entry, m));
+        }
+        plugins
+    }
+
+    fn one(&self, entry: &PluginEntry, m: &mut Mistakes) -> Option<PluginInstance> {
+        let Some(plugin) = super::type_of(self.registry, &entry.type_name) else {
+            let hint = self.registry.hint(&entry.type_name);
+            let text = format!("plugin type '{}' is not registered{hint}", entry.type_name);
+            m.add(entry.at, entry.path.clone(), text);
+            return None;
+        };
+        let path = format!("{}.parameters", entry.path);
+        let known = plugin.param_names();
+        let at = entry.parameters.as_ref().map_or(entry.at, |p| p.at);
+        if let Some(Value::Map(map)) = entry.parameters.as_ref().map(|p| &p.value) {
+            let mut unknown = false;
+            for (key, place, _) in map
+                .iter()
+                .filter(|(k, ..)| !known.iter().any(|n| n.eq_ignore_ascii_case(k)))
+            {
+                unknown = true;
+                let hint = suggest::hint(key, known.iter().copied());
+                m.add(
+                    *place,
+                    format!("{path}.{key}"),
+                    format!("unknown parameter \"{key}\"{hint}"),
+                );
+            }
+            if unknown {
+                return None;
+            }
+        }
+        let params = Params::new(entry.parameters.as_ref().map(crate::api::document::Node::to_json));
+        match (plugin.make)(&self.context(&entry.name), &params) {
+            Ok(roles) => Some(PluginInstance {
+                name: entry.name.as_str().into(),
+                type_name: plugin.name,
+                roles,
+            }),
+            Err(e) => {
+                let head = format!(
+                    "failed to create plugin '{}' (type: {})",
+                    entry.name, entry.type_name
+                );
+                for reason in e.0 {
+                    m.add(at, path.clone(), format!("{head}: {reason}"));
+                }
+                None
+            }
+        }
+    }
+
+    /// A plugin nobody configured, made with its defaults.
+    fn injected(&self, type_name: &str) -> Option<PluginInstance> {
+        let plugin = self.registry.get(type_name)?;
+        let roles = (plugin.make)(&self.context(type_name), &Params::default()).ok()?;
+        Some(PluginInstance {
+            name: type_name.into(),
+            type_name: plugin.name,
+            roles,
+        })
+    }
+}
+
+/// Checks the references of the data layer; returns the file endpoints come from.
+fn data_layer(
+    document: &PickerConfig,
+    plugins: &[PluginInstance],
+    m: &mut Mistakes,
+) -> Option<FileDiscoverySettings> {
+    let layer = document.data_layer.as_ref()?;
+    let mut seen = BTreeSet::new();
+    for (source, extractors) in &layer.sources {
+        let plugin = find(document, plugins, source, m);
+        if plugin.is_some_and(|p| extension::<MetricsSource>(p).is_none()) {
+            m.add(
+                source.at,
+                source.path.clone(),
+                format!("the plugin {} is not a data source", source.name),
+            );
+        }
+        if !seen.insert(&source.name) {
+            m.add(
+                source.at,
+                source.path.clone(),
+                format!("data source {} is listed twice", source.name),
+            );
+        }
+        let mut own = BTreeSet::new();
+        for extractor in extractors {
+            let plugin = find(document, plugins, extractor, m);
+            if plugin.is_some_and(|p| extension::<Engines>(p).is_none()) {
+                let text = format!("the plugin {} is not an extractor", extractor.name);
+                m.add(extractor.at, extractor.path.clone(), text);
+            }
+            if !own.insert(&extractor.name) {
+                m.add(
+                    extractor.at,
+                    extractor.path.clone(),
+                    format!("extractor {} is listed twice", extractor.name),
+                );
+            }
+        }
+    }
+    let reference = layer.discovery.as_ref()?;
+    let plugin = find(document, plugins, reference, m)?;
+    let settings = extension::<FileDiscoverySettings>(plugin);
+    if settings.is_none() {
+        m.add(
+            reference.at,
+            reference.path.clone(),
+            format!("the plugin {} does not discover endpoints", plugin.name),
+        );
+    }
+    settings.map(|s| (*s).clone())
+}
+
+fn extension<T: Send + Sync + 'static>(plugin: &PluginInstance) -> Option<Arc<T>> {
+    plugin.roles.extension.clone()?.downcast().ok()
+}
+
+/// The plugin a reference names. One that is configured but could not be made is not reported again.
+pub(super) fn find<'p>(
+    document: &PickerConfig,
+    plugins: &'p [PluginInstance],
+    reference: &PluginRef,
+    m: &mut Mistakes,
+) -> Option<&'p PluginInstance> {
+    let found = plugins.iter().find(|p| *p.name == *reference.name);
+    if found.is_none() && !document.plugins.iter().any(|p| p.name == reference.name) {
+        let names = document.plugins.iter().map(|p| p.name.as_str());
+        let hint = suggest::hint(&reference.name, names);
+        m.add(
+            reference.at,
+            reference.path.clone(),
+            format!("references undefined plugin '{}'{hint}", reference.name),
+        );
+    }
+    found
+}
+
+fn detector(document: &PickerConfig, environment: &Environment) -> UtilizationDetector {
+    let (file, default) = (&document.saturation, UtilizationDetector::default());
+    UtilizationDetector {
+        queue_depth_threshold: environment
+            .queue_depth
+            .or(file.queue_depth_threshold)
+            .unwrap_or(default.queue_depth_threshold),
+        kv_cache_util_threshold: environment
+            .kv_cache_util
+            .or(file.kv_cache_util_threshold)
+            .unwrap_or(default.kv_cache_util_threshold),
+        metrics_staleness_threshold: environment
+            .staleness
+            .or(file.metrics_staleness_threshold)
+            .unwrap_or(default.metrics_staleness_threshold),
+    }
+}
+
+/// What was asked for and is not built yet is said, never silently ignored.
+fn warnings(document: &PickerConfig, gates: &[String]) -> Vec<String> {
+    let mut out = Vec::new();
+    for gate in gates {
+        match gate.as_str() {
+            "flowControl" => {
+                out.push(
+                    "flow control is not built yet: requests are admitted by the legacy rule".to_owned(),
+                );
+            }
+            "prepareDataPlugins" => {
+                out.push("there are no prepare-data plugins yet: the gate has no effect".into())
+            }
+            _ => {}
+        }
+    }
+    for section in &document.idle_sections {
+        out.push(format!("{section} is checked and has no effect yet"));
+    }
+    debug_assert!([HANDLER, PICKER].iter().all(|t| !t.is_empty()));
+    out
+}
