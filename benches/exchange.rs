@@ -30,7 +30,8 @@ fn main() {
     if let [role, port] = &args[..]
         && role == "plain-server"
     {
-        return plain::serve(SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap())));
+        let address = SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap()));
+        return plain::serve(address, "127.0.0.1:8000");
     }
     let wanted = |name: &str| args.is_empty() || args.iter().any(|a| name.starts_with(a.as_str()));
     let rows = [

@@ -120,13 +120,13 @@ fn pieces(body: pb::HttpBody) -> impl Iterator<Item = pb::BodyResponse> {
     })
 }
 
-/// Serves until killed, on one thread.
-pub fn serve(address: SocketAddr) {
+/// Serves until killed, on one thread. Names `destination` (`ip:port`) for every request.
+pub fn serve(address: SocketAddr, destination: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
-    let destination = "127.0.0.1:8000".to_owned();
+    let destination = destination.to_owned();
     let server = tonic::transport::Server::builder()
         .tcp_nodelay(true)
         .add_service(ExternalProcessorServer::new(Echo { destination }));

@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
+mod faults;
 mod hardening;
+mod plain;
 mod routing;
 #[path = "../support/mod.rs"]
 mod support;

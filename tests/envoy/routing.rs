@@ -18,23 +18,36 @@ pub struct Setup {
     pub client: reqwest::Client,
 }
 
+/// `epp` as every end-to-end test runs it: TLS as by default, `ready` of the endpoints with fresh metrics, and each
+/// response saying which endpoint the proxy reports to have served.
+pub async fn start_epp(endpoints: &[SocketAddr], ready: usize) -> Epp {
+    let mut options = Options::hermetic(endpoints).flag("--secure-serving=true");
+    options
+        .plugins
+        .push_str("- type: destination-endpoint-served-verifier\n");
+    Epp::start(&options, ready).await
+}
+
 impl Setup {
-    /// Two model servers, the second one idle and the first one busy; `epp` with TLS; Envoy.
+    /// Two model servers, the second one idle and the first one busy; `epp`; Envoy.
     pub async fn start(kind: Kind) -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let port = ports::free();
         let upstreams = vec![
             Upstream::start(1, port, 50).await,
             Upstream::start(2, port, 0).await,
         ];
         let addresses: Vec<SocketAddr> = upstreams.iter().map(|u| u.address).collect();
-        let options = Options::hermetic(&addresses)
-            .flag("--secure-serving=true")
-            .flag("--health-checking");
-        let epp = Epp::start(&options, 2).await;
-        let envoy = Envoy::start(kind, epp.grpc, &addresses).await;
+        let setup = Self::over(kind, &addresses, 2).await;
+        Setup { upstreams, ..setup }
+    }
+
+    /// `epp` and Envoy over `pool`, of which `ready` have metrics.
+    pub async fn over(kind: Kind, pool: &[SocketAddr], ready: usize) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let epp = start_epp(pool, ready).await;
+        let envoy = Envoy::start(kind, epp.grpc, pool).await;
         Setup {
-            upstreams,
+            upstreams: Vec::new(),
             epp,
             envoy,
             client: reqwest::Client::builder().no_proxy().build().unwrap(),
@@ -44,9 +57,14 @@ impl Setup {
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.envoy.traffic)
     }
+
+    /// A POST of a completion request, not yet sent.
+    pub fn post(&self, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
+        self.client.post(self.url("/v1/completions")).body(body)
+    }
 }
 
-fn completion(prompt: &str) -> String {
+pub fn completion(prompt: &str) -> String {
     serde_json::json!({"model": "m", "prompt": prompt}).to_string()
 }
 
@@ -180,37 +198,38 @@ async fn a_changed_model_name_reaches_the_model_server() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_is_noticed() {
+async fn epp_is_told_who_served_where_envoy_knows_it() {
     for kind in Kind::ALL {
-        let mut setup = Setup::start(kind).await;
-        // The model server is asked over a connection that it never answers on.
-        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoints = format!(
-            "endpoints:\n- {{name: silent, address: 127.0.0.1, port: {}}}\n",
-            silent.local_addr().unwrap().port()
-        );
-        if kind == Kind::OverrideHost {
-            continue; // Envoy's own list has no silent server.
+        let setup = Setup::start(kind).await;
+        let response = setup.post(completion("p")).send().await.unwrap();
+        assert_eq!(response.status(), 200, "{kind:?}");
+        let told = response.headers()["x-conformance-test-served-endpoint"]
+            .to_str()
+            .unwrap();
+        match kind {
+            Kind::OverrideHost => assert_eq!(told, setup.upstreams[1].address.to_string()),
+            // An ORIGINAL_DST cluster reports nothing: the destination was in the header or nowhere.
+            Kind::OriginalDst => assert!(told.starts_with("fail: missing"), "{told}"),
         }
-        std::fs::write(setup.epp.endpoints_file(), endpoints).unwrap();
-        setup
-            .epp
-            .eventually("inference_pool_ready_pods{name=\"test-pool\"} 0")
-            .await;
-        let request = setup
-            .client
-            .post(setup.url("/v1/completions"))
-            .body(completion("p"))
-            .send();
-        let request = tokio::spawn(request);
-        setup
-            .epp
-            .eventually("inference_objective_running_requests{model_name=\"m\"} 1")
-            .await;
-        request.abort();
-        setup
-            .epp
-            .eventually("inference_objective_running_requests{model_name=\"m\"} 0")
-            .await;
     }
+}
+
+#[tokio::test]
+async fn a_dead_model_server_is_replaced_by_one_that_answers() {
+    // `epp` knows only the dead one and picks it. With override_host, Envoy then tries another one that it knows.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let port = ports::free();
+    let alive = Upstream::start(1, port, 0).await;
+    let dead = SocketAddr::from(([127, 0, 0, 2], port));
+    let epp = start_epp(&[dead], 0).await;
+    let envoy = Envoy::start(Kind::OverrideHost, epp.grpc, &[dead, alive.address]).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{}/v1/completions", envoy.traffic);
+    let response = client.post(url).body(completion("p")).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(
+        response.headers()["x-conformance-test-served-endpoint"],
+        alive.address.to_string()
+    );
+    assert_eq!(alive.count(), 1);
 }

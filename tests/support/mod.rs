@@ -14,6 +14,7 @@ pub mod epp;
 pub mod ext_proc;
 pub mod model_server;
 pub mod ports;
+pub mod process;
 pub mod upstream;
 
 pub mod metrics_server;

