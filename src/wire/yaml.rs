@@ -12,10 +12,10 @@ use crate::api::document::{Mistakes, Node, Place, Value};
 pub const MAX_BYTES: usize = 1024 * 1024;
 
 /// Deepest nesting followed.
-const MAX_DEPTH: usize = 64;
+const MAX_DEPTH: usize = 24;
 
 /// Most nodes a document may have once its aliases are followed.
-const MAX_NODES: usize = 200_000;
+const MAX_NODES: usize = 100_000;
 
 /// Reads `bytes`, the document called `name`. An empty document is `null`.
 ///
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(
             inner[1].2,
             Node {
-                at: Place { line: 4, column: 17 },
+                at: Place { line: 4, column: 16 },
                 value: Value::Float(2.5)
             }
         );
