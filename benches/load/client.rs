@@ -100,9 +100,13 @@ impl Exchange {
         }
     }
 
-    /// Ends the stream as Envoy does.
-    pub fn close(mut self) {
-        self.send.send_reset(h2::Reason::INTERNAL_ERROR);
+    /// Ends the stream: half-closed if the server has not ended it first, and read to its end.
+    pub async fn close(mut self) {
+        // A server that has ended the stream already refuses this, which is as good.
+        let _ = self.send.send_data(Bytes::new(), true);
+        while let Some(Ok(data)) = self.recv.data().await {
+            let _ = self.recv.flow_control().release_capacity(data.len());
+        }
     }
 }
 
@@ -132,5 +136,5 @@ pub async fn run(client: &SendRequest<Bytes>, shape: &Shape) {
     for step in &shape.steps {
         exchange.step(&step.frames, step.awaited).await;
     }
-    exchange.close();
+    exchange.close().await;
 }

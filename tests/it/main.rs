@@ -11,5 +11,6 @@ mod floors;
 mod net;
 mod poller;
 mod routing;
+mod sim;
 #[path = "../support/mod.rs"]
 mod support;
