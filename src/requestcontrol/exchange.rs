@@ -1,7 +1,7 @@
 //! One exchange: routed, answered, finished exactly once however it ends.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::model::body::Body;
 use crate::model::error::RequestError;
@@ -130,6 +130,7 @@ impl Exchange {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
+        let streamed = matches!(self.usage, UsageWatcher::Events(_));
         let usage = std::mem::take(&mut self.usage).finish();
         let took = self.director.clock.now().saturating_duration_since(self.received);
         if let Some(code) = self.error {
@@ -139,6 +140,8 @@ impl Exchange {
             let models = self.models();
             models.completed(took, self.response_bytes);
             if let Some(u) = usage {
+                // The normalized time per token is that of streams; zero leaves it out.
+                let took = if streamed { took } else { Duration::ZERO };
                 models.tokens(u.prompt, u.completion, u.cached, took);
             }
         }

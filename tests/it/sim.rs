@@ -426,10 +426,23 @@ async fn another_parser_reads_the_page() {
 #[test]
 fn the_simulator_page_lists_every_flag_with_its_default() {
     let page = std::fs::read_to_string(in_package("docs/user-guide/simulator.md")).unwrap();
-    for flag in endpoint_picker::app::sim::FLAGS.iter().filter(|f| f.short.is_none()) {
-        let row = page.lines().find(|l| l.starts_with(&format!("| `--{}` |", flag.name)));
+    for flag in endpoint_picker::app::sim::FLAGS
+        .iter()
+        .filter(|f| f.short.is_none())
+    {
+        let row = page
+            .lines()
+            .find(|l| l.starts_with(&format!("| `--{}` |", flag.name)));
         let row = row.unwrap_or_else(|| panic!("simulator.md has no row for --{}", flag.name));
-        let default = if flag.default.is_empty() { "| |".to_owned() } else { format!("| `{}` |", flag.default) };
-        assert!(row.contains(&default), "--{}: the default is {default} in\n{row}", flag.name);
+        let default = if flag.default.is_empty() {
+            "| |".to_owned()
+        } else {
+            format!("| `{}` |", flag.default)
+        };
+        assert!(
+            row.contains(&default),
+            "--{}: the default is {default} in\n{row}",
+            flag.name
+        );
     }
 }
