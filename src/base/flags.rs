@@ -46,6 +46,31 @@ pub struct Flag {
     pub ours: bool,
 }
 
+/// A flag of the reference, without shorthand.
+pub const fn flag(
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    group: &'static str,
+    help: &'static str,
+) -> Flag {
+    Flag {
+        name,
+        short: None,
+        kind,
+        default,
+        group,
+        help,
+        deprecated: None,
+        ours: false,
+    }
+}
+
+/// The same flag, marked as ours.
+pub const fn ours(flag: Flag) -> Flag {
+    Flag { ours: true, ..flag }
+}
+
 /// A value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
@@ -400,16 +425,7 @@ mod tests {
     use proptest::prelude::*;
 
     const fn flag(name: &'static str, kind: Kind, default: &'static str) -> Flag {
-        Flag {
-            name,
-            short: None,
-            kind,
-            default,
-            group: "G",
-            help: "h",
-            deprecated: None,
-            ours: false,
-        }
+        super::flag(name, kind, default, "G", "h")
     }
 
     static FLAGS: [Flag; 7] = [

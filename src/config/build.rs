@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::api::document::{Mistakes, Value};
-use crate::api::picker_config::{PickerConfig, PluginEntry, PluginRef};
+use crate::api::picker_config::{PickerConfig, PluginEntry};
 use crate::base::clock::Clock;
 use crate::base::suggest;
 use crate::datalayer::{Engines, MetricsSource};
@@ -13,7 +13,8 @@ use crate::plugin::{Context, Params, PluginInstance, Registry};
 use crate::saturation::UtilizationDetector;
 use crate::telemetry::metrics::Metrics;
 
-use super::profiles::{self, HANDLER, PICKER};
+use super::profiles;
+use super::references::find;
 use super::{Built, Environment};
 
 /// Builds everything `document` asks for, or tells all that is wrong, `m` included.
@@ -96,7 +97,7 @@ impl Maker<'_> {
     }
 
     fn one(&self, entry: &PluginEntry, m: &mut Mistakes) -> Option<PluginInstance> {
-        let Some(plugin) = super::type_of(self.registry, &entry.type_name) else {
+        let Some(plugin) = self.registry.get(&entry.type_name) else {
             let hint = self.registry.hint(&entry.type_name);
             let text = format!("plugin type '{}' is not registered{hint}", entry.type_name);
             m.add(entry.at, entry.path.clone(), text);
@@ -212,26 +213,6 @@ fn extension<T: Send + Sync + 'static>(plugin: &PluginInstance) -> Option<Arc<T>
     plugin.roles.extension.clone()?.downcast().ok()
 }
 
-/// The plugin a reference names. One that is configured but could not be made is not reported again.
-pub(super) fn find<'p>(
-    document: &PickerConfig,
-    plugins: &'p [PluginInstance],
-    reference: &PluginRef,
-    m: &mut Mistakes,
-) -> Option<&'p PluginInstance> {
-    let found = plugins.iter().find(|p| *p.name == *reference.name);
-    if found.is_none() && !document.plugins.iter().any(|p| p.name == reference.name) {
-        let names = document.plugins.iter().map(|p| p.name.as_str());
-        let hint = suggest::hint(&reference.name, names);
-        m.add(
-            reference.at,
-            reference.path.clone(),
-            format!("references undefined plugin '{}'{hint}", reference.name),
-        );
-    }
-    found
-}
-
 fn detector(document: &PickerConfig, environment: &Environment) -> UtilizationDetector {
     let (file, default) = (&document.saturation, UtilizationDetector::default());
     UtilizationDetector {
@@ -269,6 +250,5 @@ fn warnings(document: &PickerConfig, gates: &[String]) -> Vec<String> {
     for section in &document.idle_sections {
         out.push(format!("{section} is checked and has no effect yet"));
     }
-    debug_assert!([HANDLER, PICKER].iter().all(|t| !t.is_empty()));
     out
 }

@@ -4,6 +4,7 @@
 mod build;
 mod plugins;
 mod profiles;
+mod references;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,9 @@ use std::time::Duration;
 use crate::api::document::{Mistakes, Node, Value};
 use crate::api::picker_config::{self, PickerConfig};
 use crate::base::clock::Clock;
+use crate::base::suggest;
 use crate::discovery::file::FileDiscoverySettings;
-use crate::plugin::{PluginInstance, Registry};
+use crate::plugin::PluginInstance;
 use crate::saturation::UtilizationDetector;
 use crate::scheduling::Scheduler;
 use crate::telemetry::metrics::Metrics;
@@ -136,7 +138,7 @@ fn gates(document: &PickerConfig, environment: &Environment, m: &mut Mistakes) -
         .collect();
     for (name, value, at) in &document.feature_gates {
         if !GATES.iter().any(|(known, _)| known == name) {
-            let hint = crate::base::suggest::hint(name, GATES.iter().map(|(n, _)| *n));
+            let hint = suggest::hint(name, GATES.iter().map(|(n, _)| *n));
             let text = format!(
                 "feature gate validation failed: feature gate '{name}' is unknown or unregistered{hint}"
             );
@@ -153,9 +155,4 @@ fn gates(document: &PickerConfig, environment: &Environment, m: &mut Mistakes) -
         }
     }
     on
-}
-
-/// The types a configuration may name.
-fn type_of<'r>(registry: &'r Registry, name: &str) -> Option<&'r crate::plugin::PluginType> {
-    registry.get(name)
 }

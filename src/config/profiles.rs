@@ -8,7 +8,7 @@ use crate::api::picker_config::{PickerConfig, PluginRef, ProfileEntry};
 use crate::plugin::{Handler, Picker, PluginInstance};
 use crate::scheduling::{Profile, RatedScorer, Scheduler};
 
-use super::build::find;
+use super::references::find;
 
 /// Handler of a single profile where none is configured.
 pub const HANDLER: &str = "single-profile-handler";

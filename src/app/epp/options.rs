@@ -1,6 +1,6 @@
 //! The flags of `epp` as typed: names, types and defaults of runtime.md §1.1 ("main" column), and ours.
 
-use crate::base::flags::{Flag, Kind};
+use crate::base::flags::{Flag, Kind, flag, ours};
 
 /// Name of the program where argv has none.
 pub const PROGRAM: &str = "epp";
@@ -11,29 +11,6 @@ const SCRAPING: &str = "Metrics of the model servers";
 const CONFIGURATION: &str = "Configuration";
 const OBSERVING: &str = "Logs, metrics, traces";
 const LIMITS: &str = "Limits";
-
-const fn flag(
-    name: &'static str,
-    kind: Kind,
-    default: &'static str,
-    group: &'static str,
-    help: &'static str,
-) -> Flag {
-    Flag {
-        name,
-        short: None,
-        kind,
-        default,
-        group,
-        help,
-        deprecated: None,
-        ours: false,
-    }
-}
-
-const fn ours(flag: Flag) -> Flag {
-    Flag { ours: true, ..flag }
-}
 
 const fn metric(name: &'static str, default: &'static str, help: &'static str) -> Flag {
     let deprecated = Some("use engineConfigs in EndpointPickerConfig instead");

@@ -2,36 +2,13 @@
 
 use std::ffi::OsString;
 
-use crate::base::flags::{Flag, Kind};
+use crate::base::flags::{Flag, Kind, flag, ours};
 
 const SERVING: &str = "Serving";
 const LATENCY: &str = "Latency";
 const CACHE: &str = "KV cache";
 const LATER: &str = "Accepted, without effect yet";
 const LOGGING: &str = "Logging (accepted for compatibility)";
-
-const fn flag(
-    name: &'static str,
-    kind: Kind,
-    default: &'static str,
-    group: &'static str,
-    help: &'static str,
-) -> Flag {
-    Flag {
-        name,
-        short: None,
-        kind,
-        default,
-        group,
-        help,
-        deprecated: None,
-        ours: false,
-    }
-}
-
-const fn ours(flag: Flag) -> Flag {
-    Flag { ours: true, ..flag }
-}
 
 /// Flags that take several words: `--x a b c` up to the next word that begins with `--`.
 pub const LISTS: [&str; 5] = [
