@@ -2,7 +2,7 @@
 //! in, answers come out. Rules: request.md §3, decisions 12, 15, 16; what a real Envoy does on this wire is
 //! named at each rule.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use bytes::Bytes;
 
@@ -21,6 +21,17 @@ use super::answer;
 pub struct Limits {
     /// Request bodies larger than this, bytes, are answered with 413.
     pub max_request_body: usize,
+}
+
+/// A proxy that sends no readable bodies does so for every request: said once.
+static WRONG_MODE: Once = Once::new();
+
+fn say_wrong_mode(mode: BodyMode) {
+    tracing::warn!(
+        target: "extproc",
+        ?mode,
+        "request bodies cannot be read in this request_body_mode: routing by headers alone; set FULL_DUPLEX_STREAMED"
+    );
 }
 
 /// What the transport does next.
@@ -161,12 +172,7 @@ impl Stream {
             }
             // The body never comes, or comes when the headers have gone: nothing but headers to decide on.
             BodyMode::None | BodyMode::Streamed => {
-                tracing::warn!(
-                    target: "extproc",
-                    mode = ?self.modes.request,
-                    "request bodies cannot be read in this request_body_mode: routing by headers alone; \
-                     set FULL_DUPLEX_STREAMED"
-                );
+                WRONG_MODE.call_once(|| say_wrong_mode(self.modes.request));
                 self.request = Request::Passing {
                     ended: self.modes.request == BodyMode::None,
                 };
