@@ -10,6 +10,6 @@ mod service;
 mod session;
 mod stream;
 
-pub use server::{ServerSettings, serve};
+pub use server::serve;
 pub use service::{ExtProcService, SERVICE};
 pub use stream::{Limits, Stream};

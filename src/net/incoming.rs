@@ -7,12 +7,16 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
 use rustls::ServerConfig;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use super::accept::Socket;
 use super::io::Io;
+
+/// Silence after which the system asks whether a peer is still there, and closes the connection when it is not.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Longest TLS handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,6 +43,7 @@ pub fn incoming(
 async fn establish(socket: Socket, tls: Option<Arc<ServerConfig>>, limit: Duration) -> Option<Io> {
     let peer = socket.peer_addr().ok();
     let shaken = async {
+        SockRef::from(&socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
         let tcp = TcpStream::from_std(socket)?;
         match tls {
             None => Ok(Io::Plain(tcp)),

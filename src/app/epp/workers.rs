@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::health::HealthService;
-use crate::extproc::{self, ExtProcService, ServerSettings};
+use crate::extproc::{self, ExtProcService};
 use crate::net::accept::{Socket, WORKER_BACKLOG};
 use crate::net::incoming::{HANDSHAKE_TIMEOUT, incoming};
 
@@ -46,7 +46,7 @@ impl Workers {
                 .name(format!("ext-proc-{i}"))
                 .spawn(move || {
                     let stop = drain.cancelled_owned();
-                    let served = extproc::serve(service, ServerSettings::default(), connections, stop);
+                    let served = extproc::serve(service, connections, stop);
                     if let Err(error) = runtime.block_on(served) {
                         tracing::error!(%error, worker = i, "ext_proc worker stopped");
                     }

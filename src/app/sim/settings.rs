@@ -177,6 +177,10 @@ fn settings(
         p.float("time-factor-under-load") >= 1.0,
         "time factor under load cannot be less than 1.0",
     );
+    check(
+        p.float("time-factor-under-load") <= 1e6,
+        "time factor under load cannot be more than 1000000",
+    );
     let body = p.int("max-request-body-size-mb");
     check(
         (1..=512).contains(&body),
@@ -430,6 +434,10 @@ mod tests {
             (
                 "--model m --inter-token-latency soon",
                 "invalid duration format: soon",
+            ),
+            (
+                "--model m --time-factor-under-load inf",
+                "time factor under load cannot be more than 1000000",
             ),
             (
                 "--model m --time-factor-under-load 0.5",
