@@ -127,21 +127,34 @@ impl Poller {
 #[derive(Default)]
 struct Tasks {
     set: JoinSet<()>,
-    running: HashMap<u64, AbortHandle>,
+    running: HashMap<u64, Task>,
+}
+
+struct Task {
+    endpoint: Arc<Endpoint>,
+    handle: AbortHandle,
 }
 
 impl Tasks {
     fn reconcile(&mut self, endpoints: &[Arc<Endpoint>], scraper: &Arc<Scraper>) {
         let mut running = HashMap::with_capacity(endpoints.len());
         for endpoint in endpoints {
-            let task = self
-                .running
-                .remove(&endpoint.id)
-                .unwrap_or_else(|| self.set.spawn(keep_fresh(scraper.clone(), endpoint.clone())));
+            // An endpoint with new labels is another object under the same id, and its engine may be another.
+            let same = self.running.remove(&endpoint.id).and_then(|task| {
+                if Arc::ptr_eq(&task.endpoint, endpoint) {
+                    return Some(task);
+                }
+                task.handle.abort();
+                None
+            });
+            let task = same.unwrap_or_else(|| Task {
+                endpoint: endpoint.clone(),
+                handle: self.set.spawn(keep_fresh(scraper.clone(), endpoint.clone())),
+            });
             running.insert(endpoint.id, task);
         }
         for gone in std::mem::replace(&mut self.running, running).into_values() {
-            gone.abort();
+            gone.handle.abort();
         }
     }
 
@@ -156,7 +169,7 @@ impl Tasks {
                 error.id()
             }
         };
-        self.running.retain(|_, task| task.id() != id);
+        self.running.retain(|_, task| task.handle.id() != id);
     }
 }
 

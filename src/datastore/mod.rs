@@ -1,7 +1,7 @@
 //! F3: what is known of the pool: endpoints, objectives, rewrites. One writer, snapshot readers: a reader
 //! loads an atomic pointer and never waits.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
@@ -19,6 +19,8 @@ pub struct Fleet {
     pub endpoints: Vec<Arc<Endpoint>>,
     /// Grows with every change.
     pub generation: u64,
+    /// Has discovery said what the pool is? False at the start, and again once the pool is deleted.
+    pub synced: bool,
 }
 
 /// The pool's state. Share it in an `Arc`.
@@ -50,7 +52,7 @@ pub struct Change {
 }
 
 impl Datastore {
-    /// An empty pool that has not been synced yet (generation 0).
+    /// An empty pool that has not been synced yet.
     pub fn new(pool_name: impl Into<String>) -> Self {
         Datastore {
             pool_name: pool_name.into(),
@@ -72,9 +74,9 @@ impl Datastore {
         self.fleet.load()
     }
 
-    /// Has discovery reported at least once?
+    /// Does discovery know the pool and its endpoints?
     pub fn synced(&self) -> bool {
-        self.fleet.load().generation > 0
+        self.fleet.load().synced
     }
 
     /// Objectives now.
@@ -99,43 +101,108 @@ impl Datastore {
     }
 
     /// Makes the fleet exactly `specs`, in that order. An endpoint whose spec is unchanged keeps its identity
-    /// and sample; one that changed is a new endpoint.
+    /// and sample; of one whose spec changed, [`Datastore::update`] tells.
     pub fn set_endpoints(&self, specs: Vec<EndpointSpec>) -> Change {
         let mut ids = self.ids.lock();
         let old = self.fleet.load_full();
-        let mut known: HashMap<(String, String), &Arc<Endpoint>> = old
-            .endpoints
-            .iter()
-            .map(|e| ((e.spec.namespace.clone(), e.spec.name.clone()), e))
-            .collect();
+        let mut known: HashMap<(String, String), &Arc<Endpoint>> =
+            old.endpoints.iter().map(|e| (e.spec.owned_key(), e)).collect();
         let mut change = Change::default();
         let mut endpoints = Vec::with_capacity(specs.len());
         for spec in specs {
-            let key = (spec.namespace.clone(), spec.name.clone());
-            if let Some(same) = known.remove(&key) {
-                if same.spec == spec {
-                    endpoints.push(same.clone());
-                    continue;
-                }
-                change.removed.push(same.clone());
-            }
-            let new = Arc::new(ids.endpoint(spec));
-            change.added.push(new.clone());
-            endpoints.push(new);
+            let known = known.remove(&spec.owned_key());
+            endpoints.push(ids.settle(known, spec, &mut change));
         }
         change.removed.extend(known.into_values().cloned());
-        ids.free_slots.extend(change.removed.iter().map(|e| e.slot));
-        let generation = old.generation + 1;
-        self.fleet.store(Arc::new(Fleet {
-            endpoints,
-            generation,
-        }));
-        self.changed.send_replace(generation);
+        self.publish(&mut ids, &old, endpoints, &change);
         change
+    }
+
+    /// Brings in `upserts` and takes out the endpoints called `gone` (namespace, name); the others stay as they are.
+    /// An endpoint whose address changed is a new one; one that only changed its labels keeps its identity.
+    pub fn update(&self, upserts: Vec<EndpointSpec>, gone: &[(String, String)]) -> Change {
+        let mut ids = self.ids.lock();
+        let old = self.fleet.load_full();
+        let mut change = Change::default();
+        let mut endpoints = Vec::with_capacity(old.endpoints.len() + upserts.len());
+        let order: Vec<(String, String)> = upserts.iter().map(EndpointSpec::owned_key).collect();
+        let mut news: HashMap<(String, String), EndpointSpec> = order.iter().cloned().zip(upserts).collect();
+        let gone: HashSet<(&str, &str)> = gone.iter().map(|(ns, n)| (ns.as_str(), n.as_str())).collect();
+        // Most endpoints are touched by no change: they are told by a look at their name alone.
+        let names: HashSet<String> = order.iter().map(|(_, name)| name.clone()).collect();
+        for endpoint in &old.endpoints {
+            let spec = names
+                .contains(&endpoint.spec.name)
+                .then(|| news.remove(&endpoint.spec.owned_key()))
+                .flatten();
+            match spec {
+                Some(spec) => endpoints.push(ids.settle(Some(endpoint), spec, &mut change)),
+                None if gone.contains(&endpoint.spec.key()) => change.removed.push(endpoint.clone()),
+                None => endpoints.push(endpoint.clone()),
+            }
+        }
+        for key in order {
+            if let Some(spec) = news.remove(&key) {
+                endpoints.push(ids.settle(None, spec, &mut change));
+            }
+        }
+        self.publish(&mut ids, &old, endpoints, &change);
+        change
+    }
+
+    /// The pool is gone: no endpoints, no rules, not synced.
+    pub fn clear(&self) -> Change {
+        self.set_rules(Objectives::default(), Rewrites::default());
+        let mut ids = self.ids.lock();
+        let old = self.fleet.load_full();
+        let change = Change {
+            added: Vec::new(),
+            removed: old.endpoints.clone(),
+        };
+        ids.free_slots.extend(change.removed.iter().map(|e| e.slot));
+        self.store(Fleet {
+            endpoints: Vec::new(),
+            generation: old.generation + 1,
+            synced: false,
+        });
+        change
+    }
+
+    fn publish(&self, ids: &mut Ids, old: &Fleet, endpoints: Vec<Arc<Endpoint>>, change: &Change) {
+        ids.free_slots.extend(change.removed.iter().map(|e| e.slot));
+        self.store(Fleet {
+            endpoints,
+            generation: old.generation + 1,
+            synced: true,
+        });
+    }
+
+    fn store(&self, fleet: Fleet) {
+        let generation = fleet.generation;
+        self.fleet.store(Arc::new(fleet));
+        self.changed.send_replace(generation);
     }
 }
 
 impl Ids {
+    /// The endpoint for `spec`, given the one that has its name now.
+    fn settle(
+        &mut self,
+        known: Option<&Arc<Endpoint>>,
+        spec: EndpointSpec,
+        change: &mut Change,
+    ) -> Arc<Endpoint> {
+        match known {
+            Some(same) if same.spec == spec => return same.clone(),
+            Some(same) if same.spec.reached_like(&spec) => return Arc::new(same.relabelled(spec)),
+            Some(other) => change.removed.push(other.clone()),
+            None => {}
+        }
+        let new = Arc::new(self.endpoint(spec));
+        change.added.push(new.clone());
+        new
+    }
+
     fn endpoint(&mut self, spec: EndpointSpec) -> Endpoint {
         self.next_id += 1;
         let slot = self.free_slots.pop().unwrap_or_else(|| {
@@ -172,6 +239,45 @@ mod tests {
         assert!(Arc::ptr_eq(&before[1], &after[0]));
         assert_eq!((change.added.len(), change.removed.len()), (1, 1));
         assert_ne!(before[0].id, after[1].id);
+    }
+
+    #[test]
+    fn an_update_touches_only_what_it_names() {
+        let store = Datastore::new("p");
+        store.set_endpoints(vec![spec("a", 1), spec("b", 2), spec("c", 3)]);
+        let before = store.fleet().endpoints.clone();
+        before[2].publish(crate::model::sample::Sample {
+            waiting: 7,
+            ..Default::default()
+        });
+        let labelled = EndpointSpec {
+            labels: [("k".to_owned(), "v".to_owned())].into(),
+            ..spec("c", 3)
+        };
+        let gone = [("default".to_owned(), "a".to_owned()), ("other".to_owned(), "b".to_owned())];
+        let change = store.update(vec![labelled, spec("d", 4)], &gone);
+        let after = store.fleet().endpoints.clone();
+        let names: Vec<&str> = after.iter().map(|e| e.spec.name.as_str()).collect();
+        assert_eq!(names, ["b", "c", "d"]);
+        assert!(Arc::ptr_eq(&before[1], &after[0]));
+        // New labels, the same endpoint: what was learned of it stays.
+        assert_eq!((after[1].id, after[1].slot), (before[2].id, before[2].slot));
+        assert_eq!((after[1].sample().waiting, after[1].spec.labels.len()), (7, 1));
+        let names = |of: &[Arc<Endpoint>]| -> Vec<String> { of.iter().map(|e| e.spec.name.clone()).collect() };
+        assert_eq!((names(&change.added), names(&change.removed)), (vec!["d".into()], vec!["a".into()]));
+    }
+
+    #[test]
+    fn a_deleted_pool_is_not_synced_until_it_is_back() {
+        let store = Datastore::new("p");
+        store.set_endpoints(vec![spec("a", 1)]);
+        store.set_rules(Objectives([("o".to_owned(), 1)].into()), Rewrites::default());
+        let change = store.clear();
+        assert_eq!((change.removed.len(), store.synced()), (1, false));
+        assert_eq!(store.objectives().priority("o"), 0);
+        store.update(vec![spec("a", 1)], &[]);
+        assert!(store.synced());
+        assert_ne!(store.fleet().endpoints[0].id, change.removed[0].id);
     }
 
     #[test]

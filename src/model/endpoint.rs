@@ -26,6 +26,25 @@ pub struct EndpointSpec {
     pub labels: BTreeMap<String, String>,
 }
 
+impl EndpointSpec {
+    /// Namespace and name: unique in a fleet.
+    pub fn key(&self) -> (&str, &str) {
+        (&self.namespace, &self.name)
+    }
+
+    /// The same, owned.
+    pub fn owned_key(&self) -> (String, String) {
+        (self.namespace.clone(), self.name.clone())
+    }
+
+    /// Are requests and scrapes sent to the same places?
+    pub fn reached_like(&self, other: &EndpointSpec) -> bool {
+        self.address == other.address
+            && self.metrics_address == other.metrics_address
+            && self.metrics_path == other.metrics_path
+    }
+}
+
 /// An endpoint in the fleet.
 ///
 /// `slot` is a small number unique among the endpoints alive at one time (reused later), fit for bitsets;
@@ -53,6 +72,14 @@ impl Endpoint {
             slot,
             authority,
             sample: ArcSwap::from_pointee(Sample::default()),
+        }
+    }
+
+    /// This endpoint under a spec with other labels: identity and sample stay.
+    pub fn relabelled(&self, spec: EndpointSpec) -> Self {
+        Endpoint {
+            sample: ArcSwap::new(self.sample()),
+            ..Endpoint::new(spec, self.id, self.slot)
         }
     }
 
