@@ -10,7 +10,7 @@
 //! | F1 | [`model`] [`api`] [`telemetry`] |
 //! | F2 | [`wire`] |
 //! | F3 | [`plugin`] [`datastore`] [`prefix`] |
-//! | F4 | [`scheduling`] [`saturation`] |
+//! | F4 | [`scheduling`] [`saturation`] [`kubernetes`] |
 //! | F5 | [`datalayer`] [`discovery`] [`net`] |
 //! | F6 | [`requestcontrol`] `simulator` |
 //! | F7 | [`extproc`] [`config`] [`admin`] |
@@ -40,6 +40,7 @@ pub mod datastore;
 pub mod plugin;
 pub mod prefix;
 
+pub mod kubernetes;
 pub mod saturation;
 pub mod scheduling;
 

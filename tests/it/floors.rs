@@ -8,7 +8,7 @@ const FLOORS: [&[&str]; 9] = [
     &["model", "api", "telemetry"],
     &["wire"],
     &["plugin", "datastore", "prefix"],
-    &["scheduling", "saturation"],
+    &["scheduling", "saturation", "kubernetes"],
     &["datalayer", "discovery", "net"],
     &["requestcontrol", "simulator"],
     &["extproc", "config", "admin"],

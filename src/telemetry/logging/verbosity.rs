@@ -48,6 +48,8 @@ impl Grade {
         let ours = OURS.contains(&target.split([':', '@']).next().unwrap_or(target));
         let later = if ours { 0 } else { FOREIGN };
         let verbosity = match *metadata.level() {
+            // Its watches warn at every try; ours say each failure once, with what to do.
+            Level::ERROR | Level::WARN if target.starts_with("kube") => 2,
             Level::ERROR => return Grade::Error,
             Level::WARN => return Grade::Warn,
             Level::INFO => 0,
