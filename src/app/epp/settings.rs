@@ -51,6 +51,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// The EndpointPickerConfig.
     pub config: ConfigSource,
+    /// Follow changes of the configuration file.
+    pub config_reload: bool,
     /// Time between scrapes.
     pub scrape_interval: Duration,
     /// Time between refreshes of the pool's gauges.
@@ -192,6 +194,7 @@ impl Settings {
             threads,
             drain_timeout: time("drain-timeout"),
             config: config_source(p),
+            config_reload: p.bool("enable-config-reload"),
             scrape_interval: time("refresh-metrics-interval"),
             gauges_interval: time("refresh-prometheus-metrics-interval"),
             gauges_staleness: time("metrics-staleness-threshold"),
