@@ -1,6 +1,7 @@
-//! F0: the ground: Go-style flags and durations, the clock, "did you mean".
+//! F0: the ground: Go-style flags and durations, the clock, file watches, "did you mean".
 
 pub mod clock;
 pub mod duration;
+pub mod file_watch;
 pub mod flags;
 pub mod suggest;

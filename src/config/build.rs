@@ -1,5 +1,6 @@
 //! A checked document into live parts.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -9,30 +10,23 @@ use crate::base::clock::Clock;
 use crate::base::suggest;
 use crate::datalayer::{Engines, MetricsSource};
 use crate::discovery::file::FileDiscoverySettings;
-use crate::plugin::{Context, Params, PluginInstance, Registry};
+use crate::plugin::{Context, Params, ParamsError, PluginInstance, PluginType, Registry};
 use crate::saturation::UtilizationDetector;
 use crate::telemetry::metrics::Metrics;
 
-use super::profiles;
 use super::references::find;
-use super::{Built, Environment};
+use super::{Built, Environment, Kept};
+use super::{effective, profiles};
 
 /// Builds everything `document` asks for, or tells all that is wrong, `m` included.
 pub fn build(
-    registry: &Registry,
+    maker: Maker<'_>,
     document: &PickerConfig,
     fingerprint: u64,
     environment: &Environment,
-    metrics: &Arc<Metrics>,
-    clock: &Clock,
     mut m: Mistakes,
 ) -> Result<Built, Mistakes> {
     let gates = super::gates(document, environment, &mut m);
-    let maker = Maker {
-        registry,
-        metrics,
-        clock,
-    };
     let mut plugins = maker.all(document, &mut m);
     let scheduler = profiles::scheduler(
         document,
@@ -52,7 +46,11 @@ pub fn build(
     let detector = detector(document, environment);
     let overrides = format!("{fingerprint:x} {gates:?} {detector:?}");
     let hash = format!("{:016x}", xxhash_rust::xxh64::xxh64(overrides.as_bytes(), 0));
+    let kept = maker.made.into_inner();
+    let effective = effective::document(&kept, &scheduler, &detector, &gates, discovery.as_ref());
     Ok(Built {
+        effective,
+        kept,
         scheduler,
         plugins,
         detector,
@@ -63,13 +61,51 @@ pub fn build(
     })
 }
 
-struct Maker<'a> {
+/// Makes plugins, or goes on with those that run.
+pub struct Maker<'a> {
     registry: &'a Registry,
     metrics: &'a Arc<Metrics>,
     clock: &'a Clock,
+    running: &'a Kept,
+    made: RefCell<Kept>,
 }
 
-impl Maker<'_> {
+impl<'a> Maker<'a> {
+    /// A maker that goes on with the plugins of `running` where nothing about them has changed.
+    pub fn new(
+        registry: &'a Registry,
+        metrics: &'a Arc<Metrics>,
+        clock: &'a Clock,
+        running: &'a Kept,
+    ) -> Self {
+        Maker {
+            registry,
+            metrics,
+            clock,
+            running,
+            made: RefCell::default(),
+        }
+    }
+
+    /// The instance of that name, type and parameters: the running one, or a new one.
+    fn instance(
+        &self,
+        name: &str,
+        plugin: &PluginType,
+        params: &Params,
+    ) -> Result<PluginInstance, ParamsError> {
+        let instance = match self.running.find(name, plugin.name, params) {
+            Some(running) => running,
+            None => PluginInstance {
+                name: name.into(),
+                type_name: plugin.name,
+                roles: (plugin.make)(&self.context(name), params)?,
+            },
+        };
+        self.made.borrow_mut().add(&instance, params);
+        Ok(instance)
+    }
+
     fn context(&self, name: &str) -> Context {
         Context {
             name: name.into(),
@@ -125,12 +161,8 @@ impl Maker<'_> {
             }
         }
         let params = Params::new(entry.parameters.as_ref().map(crate::api::document::Node::to_json));
-        match (plugin.make)(&self.context(&entry.name), &params) {
-            Ok(roles) => Some(PluginInstance {
-                name: entry.name.as_str().into(),
-                type_name: plugin.name,
-                roles,
-            }),
+        match self.instance(&entry.name, plugin, &params) {
+            Ok(instance) => Some(instance),
             Err(e) => {
                 let head = format!(
                     "failed to create plugin '{}' (type: {})",
@@ -147,12 +179,7 @@ impl Maker<'_> {
     /// A plugin nobody configured, made with its defaults.
     fn injected(&self, type_name: &str) -> Option<PluginInstance> {
         let plugin = self.registry.get(type_name)?;
-        let roles = (plugin.make)(&self.context(type_name), &Params::default()).ok()?;
-        Some(PluginInstance {
-            name: type_name.into(),
-            type_name: plugin.name,
-            roles,
-        })
+        self.instance(type_name, plugin, &Params::default()).ok()
     }
 }
 

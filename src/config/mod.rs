@@ -2,6 +2,8 @@
 //! is reported at once, with its place.
 
 mod build;
+mod effective;
+mod kept;
 mod plugins;
 mod profiles;
 mod references;
@@ -20,6 +22,8 @@ use crate::scheduling::Scheduler;
 use crate::telemetry::metrics::Metrics;
 use crate::wire::yaml;
 
+pub use effective::differences;
+pub use kept::Kept;
 pub use plugins::registry;
 
 /// The configuration used when none is given (decision 7).
@@ -88,6 +92,10 @@ pub struct Built {
     pub warnings: Vec<String>,
     /// Hash of the effective configuration: equal for equal configurations.
     pub hash: String,
+    /// The effective configuration, defaults and injected plugins included.
+    pub effective: serde_json::Value,
+    /// The plugins with what they were made from, for [`rebuild`].
+    pub kept: Kept,
 }
 
 /// Loads, checks and builds.
@@ -100,6 +108,20 @@ pub fn build(
     metrics: &Arc<Metrics>,
     clock: &Clock,
 ) -> Result<Built, Mistakes> {
+    rebuild(source, environment, metrics, clock, &Kept::default())
+}
+
+/// [`build`], going on with the instances of `running` where name, type and parameters are the same.
+///
+/// # Errors
+/// Every mistake of the document.
+pub fn rebuild(
+    source: &Source,
+    environment: &Environment,
+    metrics: &Arc<Metrics>,
+    clock: &Clock,
+    running: &Kept,
+) -> Result<Built, Mistakes> {
     let (name, bytes) = match source {
         Source::BuiltIn => ("built-in configuration", DEFAULT.as_bytes()),
         Source::Text { name, bytes } => (name.as_str(), bytes.as_slice()),
@@ -108,12 +130,10 @@ pub fn build(
     let mut mistakes = Mistakes::of(name);
     let document = picker_config::read(&tree, &mut mistakes);
     build::build(
-        &registry(),
+        build::Maker::new(&registry(), metrics, clock, running),
         &document,
         fingerprint(&tree),
         environment,
-        metrics,
-        clock,
         mistakes,
     )
 }

@@ -18,4 +18,4 @@ pub use engine::{DEFAULT_ENGINE, ENGINE_LABELS, Engine, EngineConfig, Engines, F
 pub use fetch::{ParseSchemeError, Scheme};
 pub use gauges::PoolGauges;
 pub use plugins::{MetricsSource, plugin_types};
-pub use poller::{Poller, PollerError, PollerSettings};
+pub use poller::{Poller, PollerError, PollerHandle, PollerSettings};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reqwest::Url;
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -68,7 +69,28 @@ pub enum PollerError {
 #[derive(Debug)]
 pub struct Poller {
     datastore: Arc<Datastore>,
-    scraper: Arc<Scraper>,
+    scraper: watch::Sender<Arc<Scraper>>,
+}
+
+/// Changes how a running poller scrapes.
+#[derive(Clone, Debug)]
+pub struct PollerHandle(watch::Sender<Arc<Scraper>>);
+
+impl PollerHandle {
+    /// Scrapes by `settings` from now on. Samples stay; every endpoint is scraped anew within one interval.
+    /// Settings that are the same change nothing.
+    ///
+    /// # Errors
+    /// As [`Poller::new`]; the poller goes on as before.
+    pub fn change(&self, settings: PollerSettings) -> Result<(), PollerError> {
+        let now = self.0.borrow().clone();
+        if now.settings.same(&settings) {
+            return Ok(());
+        }
+        let next = Scraper::new(settings, now.clock.clone(), now.origin)?;
+        self.0.send_replace(Arc::new(next));
+        Ok(())
+    }
 }
 
 /// What all tasks share, none of it locked across a wait.
@@ -91,32 +113,32 @@ impl Poller {
         datastore: Arc<Datastore>,
         clock: Clock,
     ) -> Result<Self, PollerError> {
-        if settings.interval.is_zero() {
-            return Err(PollerError::ZeroInterval);
-        }
-        let idle = (settings.interval * 3).max(Duration::from_secs(10));
-        let fetcher = Fetcher::new(settings.insecure_skip_verify, settings.max_page_bytes, idle)?;
-        let scraper = Arc::new(Scraper {
-            settings,
-            fetcher,
-            clock,
-            origin: Instant::now(),
-        });
-        Ok(Poller { datastore, scraper })
+        let scraper = Arc::new(Scraper::new(settings, clock, Instant::now())?);
+        Ok(Poller {
+            datastore,
+            scraper: watch::Sender::new(scraper),
+        })
+    }
+
+    /// A handle to change the settings while it runs.
+    pub fn handle(&self) -> PollerHandle {
+        PollerHandle(self.scraper.clone())
     }
 
     /// Scrapes until `token` is cancelled. Tasks run on the current runtime.
     pub async fn run(self, token: CancellationToken) {
         let mut changed = self.datastore.watch();
+        let mut scraper = self.scraper.subscribe();
         let mut tasks = Tasks::default();
         loop {
             changed.mark_unchanged();
             let endpoints = self.datastore.fleet().endpoints.clone();
-            tasks.reconcile(&endpoints, &self.scraper);
+            tasks.reconcile(&endpoints, &scraper.borrow_and_update());
             tokio::select! {
                 () = token.cancelled() => return,
                 // The datastore is ours, so its sender outlives this receiver.
                 _ = changed.changed() => {}
+                _ = scraper.changed() => tasks.stop(),
                 Some(ended) = tasks.set.join_next_with_id() => tasks.ended(ended.map(|(id, ())| id)),
             }
         }
@@ -155,6 +177,13 @@ impl Tasks {
         }
         for gone in std::mem::replace(&mut self.running, running).into_values() {
             gone.handle.abort();
+        }
+    }
+
+    /// Stops all; the next reconciliation starts them with new settings.
+    fn stop(&mut self) {
+        for (_, task) in self.running.drain() {
+            task.handle.abort();
         }
     }
 
@@ -216,7 +245,34 @@ enum ScrapeError {
     NothingWanted { malformed: usize },
 }
 
+impl PollerSettings {
+    /// Is nothing different? Engines are compared by identity: a configuration that leaves them alone keeps them.
+    fn same(&self, other: &PollerSettings) -> bool {
+        let all = |s: &PollerSettings| {
+            (
+                (s.interval, s.timeout, s.max_page_bytes),
+                (s.scheme, s.path.clone(), s.insecure_skip_verify),
+            )
+        };
+        all(self) == all(other) && Arc::ptr_eq(&self.engines, &other.engines)
+    }
+}
+
 impl Scraper {
+    fn new(settings: PollerSettings, clock: Clock, origin: Instant) -> Result<Self, PollerError> {
+        if settings.interval.is_zero() {
+            return Err(PollerError::ZeroInterval);
+        }
+        let idle = (settings.interval * 3).max(Duration::from_secs(10));
+        let fetcher = Fetcher::new(settings.insecure_skip_verify, settings.max_page_bytes, idle)?;
+        Ok(Scraper {
+            settings,
+            fetcher,
+            clock,
+            origin,
+        })
+    }
+
     async fn scrape(
         &self,
         url: &Url,

@@ -254,7 +254,10 @@ mod tests {
             labels: [("k".to_owned(), "v".to_owned())].into(),
             ..spec("c", 3)
         };
-        let gone = [("default".to_owned(), "a".to_owned()), ("other".to_owned(), "b".to_owned())];
+        let gone = [
+            ("default".to_owned(), "a".to_owned()),
+            ("other".to_owned(), "b".to_owned()),
+        ];
         let change = store.update(vec![labelled, spec("d", 4)], &gone);
         let after = store.fleet().endpoints.clone();
         let names: Vec<&str> = after.iter().map(|e| e.spec.name.as_str()).collect();
@@ -263,8 +266,12 @@ mod tests {
         // New labels, the same endpoint: what was learned of it stays.
         assert_eq!((after[1].id, after[1].slot), (before[2].id, before[2].slot));
         assert_eq!((after[1].sample().waiting, after[1].spec.labels.len()), (7, 1));
-        let names = |of: &[Arc<Endpoint>]| -> Vec<String> { of.iter().map(|e| e.spec.name.clone()).collect() };
-        assert_eq!((names(&change.added), names(&change.removed)), (vec!["d".into()], vec!["a".into()]));
+        let names =
+            |of: &[Arc<Endpoint>]| -> Vec<String> { of.iter().map(|e| e.spec.name.clone()).collect() };
+        assert_eq!(
+            (names(&change.added), names(&change.removed)),
+            (vec!["d".into()], vec!["a".into()])
+        );
     }
 
     #[test]

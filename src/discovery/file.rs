@@ -9,14 +9,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::document::Mistakes;
 use crate::api::endpoints_file::{self, EndpointEntry, EndpointsFile};
+use crate::base::file_watch::FileWatch;
 use crate::datastore::{Change, Datastore};
 use crate::model::endpoint::EndpointSpec;
 use crate::model::objective::Objectives;
 use crate::model::rewrite::{ModelRewrite, Rewrites, Rule, Target};
 use crate::plugin::{Context, ParamDoc, Params, ParamsError, PluginType, Roles};
 use crate::wire::yaml;
-
-use super::watch::FileWatch;
 
 /// Parameters of the plugin; its extension.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

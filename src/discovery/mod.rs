@@ -2,6 +2,5 @@
 
 pub mod file;
 pub mod kubernetes;
-mod watch;
 
 pub use file::plugin_types;

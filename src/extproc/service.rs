@@ -11,7 +11,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower_service::Service;
 
-use crate::requestcontrol::Director;
+use crate::requestcontrol::CurrentDirector;
 
 use super::session::Session;
 use super::stream::{Limits, Stream};
@@ -23,7 +23,7 @@ const PROCESS: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
 /// Serves ext_proc streams; cheap to clone.
 #[derive(Clone)]
 pub struct ExtProcService {
-    director: Arc<Director>,
+    directors: Arc<CurrentDirector>,
     limits: Limits,
     max_message: usize,
     /// Health on the same port (`--health-checking`).
@@ -31,15 +31,15 @@ pub struct ExtProcService {
 }
 
 impl ExtProcService {
-    /// A service over `director`, refusing messages above `max_message` bytes. `other` answers every other path.
+    /// A service that gives each new stream the director in force, refusing messages above `max_message` bytes. `other` answers every other path.
     pub fn new(
-        director: Arc<Director>,
+        directors: Arc<CurrentDirector>,
         limits: Limits,
         max_message: usize,
         other: Option<tonic::service::Routes>,
     ) -> Self {
         ExtProcService {
-            director,
+            directors,
             limits,
             max_message,
             other,
@@ -66,7 +66,7 @@ impl Service<Request<Body>> for ExtProcService {
                 *refused.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
                 return Either::Left(ready(Ok(refused)));
             }
-            let stream = Stream::new(self.director.clone(), self.limits);
+            let stream = Stream::new(self.directors.load(), self.limits);
             let session = Session::new(request.into_body(), stream, self.max_message);
             return Either::Left(ready(Ok(grpc_response(Body::new(session)))));
         }

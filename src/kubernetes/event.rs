@@ -14,7 +14,13 @@ use crate::telemetry::logging::verbose;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Says that the leader of the lease has changed: `message` is the sentence.
-pub async fn leader_election(client: &Client, namespace: &str, lease: &str, uid: Option<String>, message: String) {
+pub async fn leader_election(
+    client: &Client,
+    namespace: &str,
+    lease: &str,
+    uid: Option<String>,
+    message: String,
+) {
     let now = Time(Timestamp::now());
     let event = Event {
         metadata: ObjectMeta {

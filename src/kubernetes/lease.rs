@@ -92,7 +92,11 @@ impl Candidate {
             self.release().await;
             return Outcome::Stopped;
         }
-        tracing::error!(lease = self.name, identity = self.identity, "Leader election lost");
+        tracing::error!(
+            lease = self.name,
+            identity = self.identity,
+            "Leader election lost"
+        );
         self.tell("stopped leading");
         Outcome::Lost
     }
@@ -120,7 +124,11 @@ impl Candidate {
             let now_held = self.observed.as_ref().map(|o| o.holder().to_owned());
             if now_held != holder {
                 holder = now_held;
-                tracing::info!(lease = self.name, holder = holder.as_deref().unwrap_or(""), "Following the leader");
+                tracing::info!(
+                    lease = self.name,
+                    holder = holder.as_deref().unwrap_or(""),
+                    "Following the leader"
+                );
             }
             let pause = self.timings.retry.mul_f64(rand::random_range(1.0..1.0 + JITTER));
             let mut at = Instant::now() + pause;
@@ -170,7 +178,12 @@ impl Candidate {
                 match tried {
                     Ok(Ok(true)) => break,
                     // Somebody else holds it: there is nothing to wait for.
-                    Ok(Ok(false)) if self.observed.as_ref().is_some_and(|o| o.holder() != self.identity) => {
+                    Ok(Ok(false))
+                        if self
+                            .observed
+                            .as_ref()
+                            .is_some_and(|o| o.holder() != self.identity) =>
+                    {
                         return false;
                     }
                     Ok(Ok(false)) => {}
@@ -196,9 +209,17 @@ impl Candidate {
     /// One try to take or renew: is the lease ours now?
     async fn attempt(&mut self) -> Result<bool, kube::Error> {
         // What we wrote last is likely what is there: one request instead of two.
-        if let Some(ours) = self.observed.as_ref().filter(|o| o.holder() == self.identity && o.valid(Instant::now())) {
+        if let Some(ours) = self
+            .observed
+            .as_ref()
+            .filter(|o| o.holder() == self.identity && o.valid(Instant::now()))
+        {
             let renewed = record::renewed(&ours.lease, &self.identity, &self.timings, Timestamp::now());
-            match self.api.replace(&self.name, &PostParams::default(), &renewed).await {
+            match self
+                .api
+                .replace(&self.name, &PostParams::default(), &renewed)
+                .await
+            {
                 Ok(lease) => {
                     self.observe(lease);
                     return Ok(true);
@@ -277,7 +298,10 @@ impl Candidate {
         match timeout(patience, give_up).await {
             Ok(Ok(())) => tracing::info!(lease = self.name, "Lease released"),
             Ok(Err(error)) => tracing::warn!(lease = self.name, %error, "Lease not released: it will expire"),
-            Err(_) => tracing::warn!(lease = self.name, "Lease not released: the API server does not answer; it will expire"),
+            Err(_) => tracing::warn!(
+                lease = self.name,
+                "Lease not released: the API server does not answer; it will expire"
+            ),
         }
     }
 

@@ -117,7 +117,11 @@ impl Reviews {
             },
             status: None,
         };
-        let status = self.ask(&review, "tokenreviews").await?.status.unwrap_or_default();
+        let status = self
+            .ask(&review, "tokenreviews")
+            .await?
+            .status
+            .unwrap_or_default();
         Some(status.user.filter(|_| status.authenticated == Some(true)))
     }
 
@@ -144,7 +148,11 @@ impl Reviews {
     /// Posts a review, again after a failure that may pass.
     async fn ask<R>(&self, review: &R, what: &str) -> Option<R>
     where
-        R: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
+        R: kube::Resource<DynamicType = ()>
+            + Clone
+            + std::fmt::Debug
+            + serde::Serialize
+            + serde::de::DeserializeOwned,
     {
         let api: Api<R> = Api::all(self.client.clone());
         let tries = async {

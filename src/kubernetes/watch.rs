@@ -162,7 +162,11 @@ where
             self.said = Some(failure);
             self.say(failure, error);
         }
-        let wait = if failure == Failure::Unknown { LOOK } else { self.pause };
+        let wait = if failure == Failure::Unknown {
+            LOOK
+        } else {
+            self.pause
+        };
         self.pause = (self.pause * 2).min(PAUSES.1);
         let jittered = wait.mul_f64(rand::random_range(0.8..1.2));
         self.retry_at = Some(now + jittered);

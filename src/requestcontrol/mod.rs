@@ -2,12 +2,14 @@
 //! of gRPC or Envoy: a front end gathers headers and body, asks an [`Exchange`] to route them, and tells it how
 //! the response went.
 
+mod current;
 mod director;
 mod exchange;
 mod routed;
 mod subset;
 mod workspace;
 
+pub use current::CurrentDirector;
 pub use director::{Director, DirectorParts};
 pub use exchange::Exchange;
 pub use routed::Routed;

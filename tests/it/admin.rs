@@ -224,6 +224,7 @@ fn everything() -> Arc<Metrics> {
     metrics.pool("p", 2, Some(0.5), Some(1.5));
     metrics.endpoint_queues("p", || vec![("a-rank-0".into(), 4), ("b-rank-0".into(), 0)]);
     metrics.build_info("c0ffee", "main");
+    metrics.config_applied("0123456789abcdef", std::time::SystemTime::now());
     Arc::new(metrics)
 }
 

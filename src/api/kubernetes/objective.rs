@@ -68,8 +68,16 @@ mod tests {
         for (spec, group, priority) in [
             (json!({"poolRef": {"name": "p"}}), stable, 0),
             (json!({"poolRef": {"name": "p"}, "priority": -3}), stable, -3),
-            (json!({"poolRef": {"name": "p", "group": "g"}, "priority": 7}), "g", 7),
-            (json!({"poolRef": {"name": "p"}, "priority": 1_i64 << 40}), stable, i32::MAX),
+            (
+                json!({"poolRef": {"name": "p", "group": "g"}, "priority": 7}),
+                "g",
+                7,
+            ),
+            (
+                json!({"poolRef": {"name": "p"}, "priority": 1_i64 << 40}),
+                stable,
+                i32::MAX,
+            ),
         ] {
             assert_eq!(read(spec), (Some((pool(group), priority)), vec![]));
         }
@@ -77,7 +85,12 @@ mod tests {
 
     #[test]
     fn an_objective_for_no_pool_counts_for_nothing() {
-        for spec in [json!(null), json!({}), json!({"poolRef": {}}), json!({"poolRef": {"name": 1}})] {
+        for spec in [
+            json!(null),
+            json!({}),
+            json!({"poolRef": {}}),
+            json!({"poolRef": {"name": 1}}),
+        ] {
             let text = spec.to_string();
             let (got, mistakes) = read(spec);
             assert!(got.is_none() && !mistakes.is_empty(), "{text}");

@@ -59,25 +59,38 @@ impl Pod {
     /// # Errors
     /// It has no address, or one that is none; the text says so.
     pub fn address(&self) -> Result<IpAddr, String> {
-        let ip = self.status.as_ref().and_then(|s| s.pod_ip.as_deref()).unwrap_or("");
+        let ip = self
+            .status
+            .as_ref()
+            .and_then(|s| s.pod_ip.as_deref())
+            .unwrap_or("");
         if ip.is_empty() {
             return Err("it is ready but has no status.podIP".into());
         }
-        ip.parse().map_err(|_| format!("status.podIP {ip:?} is not an IP address"))
+        ip.parse()
+            .map_err(|_| format!("status.podIP {ip:?} is not an IP address"))
     }
 
     /// Which of `ports` (rank and port number) the pod serves: all of them, or those its annotation lists. Entries of
     /// the annotation that are none of the ports are returned too.
     pub fn active_ports<'a>(&'a self, ports: &[u16]) -> (Vec<(usize, u16)>, Vec<&'a str>) {
         let ranked = ports.iter().copied().enumerate();
-        let Some(listed) = self.metadata.annotations.as_ref().and_then(|a| a.get(ACTIVE_PORTS)) else {
+        let Some(listed) = self
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|a| a.get(ACTIVE_PORTS))
+        else {
             return (ranked.collect(), Vec::new());
         };
         let entries = listed.split(',').map(str::trim).filter(|e| !e.is_empty());
         let number = |entry: &str| entry.parse().ok().filter(|port| ports.contains(port));
         let active: Vec<u16> = entries.clone().filter_map(number).collect();
         let unknown = entries.filter(|entry| number(entry).is_none()).collect();
-        (ranked.filter(|(_, port)| active.contains(port)).collect(), unknown)
+        (
+            ranked.filter(|(_, port)| active.contains(port)).collect(),
+            unknown,
+        )
     }
 }
 
@@ -123,7 +136,11 @@ mod tests {
             let annotations = annotation.map(|a| serde_json::json!({ACTIVE_PORTS: a, "other": "x"}));
             let pod = pod(serde_json::json!({"metadata": {"name": "p", "annotations": annotations}}));
             let got = pod.active_ports(&[8000, 8001]);
-            assert_eq!((got.0.as_slice(), got.1.as_slice()), (active, unknown), "{annotation:?}");
+            assert_eq!(
+                (got.0.as_slice(), got.1.as_slice()),
+                (active, unknown),
+                "{annotation:?}"
+            );
         }
     }
 

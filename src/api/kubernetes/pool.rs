@@ -77,9 +77,13 @@ impl InferencePool for PoolV1 {
                 continue;
             };
             if ports.contains(&port) {
-                mistakes.push(format!("{path}: {port} is there twice; port numbers must be unique"));
+                mistakes.push(format!(
+                    "{path}: {port} is there twice; port numbers must be unique"
+                ));
             } else if ports.len() == MAX_PORTS {
-                mistakes.push(format!("{path}: a pool has at most {MAX_PORTS} ports; {port} is left out"));
+                mistakes.push(format!(
+                    "{path}: a pool has at most {MAX_PORTS} ports; {port} is left out"
+                ));
             } else {
                 ports.push(port);
             }
@@ -125,7 +129,10 @@ fn selector(
     let mut selector = Vec::with_capacity(labels.len());
     for (key, value) in labels {
         let Value::String(value) = value else {
-            mistakes.push(format!("{path}.{key}: must be a string, not {}", spec::kind(value)));
+            mistakes.push(format!(
+                "{path}.{key}: must be a string, not {}",
+                spec::kind(value)
+            ));
             return None;
         };
         selector.push((key.clone(), value.clone()));
@@ -166,8 +173,12 @@ mod tests {
             "targetPorts": [{"number": 8001}, {"number": 8000}],
             "endpointPickerRef": {"name": "epp", "port": {"number": 9002}},
         });
-        assert_eq!(v1(new), (pool(&[("a", "b"), ("app", "x")], &[8001, 8000]), vec![]));
-        let old = json!({"selector": {"app": "x"}, "targetPortNumber": 8000, "extensionRef": {"name": "epp"}});
+        assert_eq!(
+            v1(new),
+            (pool(&[("a", "b"), ("app", "x")], &[8001, 8000]), vec![])
+        );
+        let old =
+            json!({"selector": {"app": "x"}, "targetPortNumber": 8000, "extensionRef": {"name": "epp"}});
         assert_eq!(v1alpha2(old), (pool(&[("app", "x")], &[8000]), vec![]));
         assert_eq!(
             v1alpha2(json!({"selector": {}, "targetPortNumber": 1})).0,
@@ -187,10 +198,22 @@ mod tests {
             (with(&[70000]), pool(app, &[]), "spec.targetPorts[0].number"),
             (with(&[0, 8000]), pool(app, &[8000]), "1 to 65535, not 0"),
             (with(&[8000, 8000]), pool(app, &[8000]), "twice"),
-            (with(&nine), pool(app, &[1, 2, 3, 4, 5, 6, 7, 8]), "at most 8 ports"),
+            (
+                with(&nine),
+                pool(app, &[1, 2, 3, 4, 5, 6, 7, 8]),
+                "at most 8 ports",
+            ),
             (json!(null), None, "must be an object of labels"),
-            (json!({"selector": {"matchLabels": {}}}), None, "at least one label"),
-            (json!({"selector": {"matchLabels": {"a": 1}}}), None, "must be a string"),
+            (
+                json!({"selector": {"matchLabels": {}}}),
+                None,
+                "at least one label",
+            ),
+            (
+                json!({"selector": {"matchLabels": {"a": 1}}}),
+                None,
+                "must be a string",
+            ),
             (
                 json!({"selector": labels, "targetPorts": 8000}),
                 pool(app, &[]),

@@ -77,7 +77,9 @@ fn rule(value: &Value, path: &str, mistakes: &mut Mistakes) -> Option<Rule> {
         targets.extend(target(entry, &format!("{path}.targets[{i}]"), mistakes));
     }
     if targets.is_empty() {
-        mistakes.push(format!("{path}.targets: no usable target, so the rule rewrites nothing"));
+        mistakes.push(format!(
+            "{path}.targets: no usable target, so the rule rewrites nothing"
+        ));
         return None;
     }
     Some(Rule {

@@ -37,7 +37,9 @@ pub fn port(value: Option<&Value>, path: &str, mistakes: &mut Mistakes) -> Optio
         .filter(|port| *port > 0);
     if port.is_none() {
         let got = value.map_or_else(|| "nothing".to_owned(), Value::to_string);
-        mistakes.push(format!("{path}: must be a port number from 1 to 65535, not {got}"));
+        mistakes.push(format!(
+            "{path}: must be a port number from 1 to 65535, not {got}"
+        ));
     }
     port
 }

@@ -5,10 +5,18 @@ mod options;
 mod settings;
 mod validate;
 
+mod announce;
+mod cluster;
+mod configure;
+mod errors;
+mod generation;
+mod ports;
+mod reload;
 mod run;
 mod shutdown;
 mod workers;
 
+pub use errors::RunError;
 pub use options::{FLAGS, PROGRAM};
-pub use run::{RunError, run};
+pub use run::run;
 pub use settings::{CommandLine, MetricSpecs, Settings, read};

@@ -172,6 +172,13 @@ pub static FLAGS: &[Flag] = &[
         "the EndpointPickerConfig itself, instead of a file",
     ),
     ours(flag(
+        "enable-config-reload",
+        Kind::Bool,
+        "true",
+        CONFIGURATION,
+        "follow changes of --config-file: check them and apply them without dropping a stream",
+    )),
+    ours(flag(
         "compat-version",
         Kind::Text,
         "main",

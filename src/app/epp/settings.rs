@@ -35,6 +35,8 @@ pub struct Settings {
     pub health_port: u16,
     /// Port of the metrics page.
     pub metrics_port: u16,
+    /// One replica leads, the others stand by.
+    pub leader_election: bool,
     /// Ask the cluster who may read metrics.
     pub metrics_auth: bool,
     /// gRPC health on the ext_proc port too.
@@ -51,6 +53,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// The EndpointPickerConfig.
     pub config: ConfigSource,
+    /// Follow changes of the configuration file.
+    pub config_reload: bool,
     /// Time between scrapes.
     pub scrape_interval: Duration,
     /// Time between refreshes of the pool's gauges.
@@ -59,6 +63,8 @@ pub struct Settings {
     pub gauges_staleness: Duration,
     /// `http` or `https`.
     pub metrics_scheme: String,
+    /// Port of the model servers' metrics page, where the pool has one port; 0: the port requests go to.
+    pub model_server_metrics_port: u16,
     /// Path of the model servers' metrics page.
     pub metrics_path: String,
     /// Do not verify the model servers' certificates.
@@ -182,6 +188,7 @@ impl Settings {
             grpc_port: port("grpc-port"),
             health_port: port("grpc-health-port"),
             metrics_port: port("metrics-port"),
+            leader_election: p.bool("ha-enable-leader-election"),
             metrics_auth: p.bool("metrics-endpoint-auth"),
             health_checking: p.bool("health-checking"),
             secure: p.bool("secure-serving"),
@@ -192,10 +199,12 @@ impl Settings {
             threads,
             drain_timeout: time("drain-timeout"),
             config: config_source(p),
+            config_reload: p.bool("enable-config-reload"),
             scrape_interval: time("refresh-metrics-interval"),
             gauges_interval: time("refresh-prometheus-metrics-interval"),
             gauges_staleness: time("metrics-staleness-threshold"),
             metrics_scheme: p.text("model-server-metrics-scheme").to_owned(),
+            model_server_metrics_port: port("model-server-metrics-port"),
             metrics_path: p.text("model-server-metrics-path").to_owned(),
             metrics_insecure: p.bool("model-server-metrics-https-insecure-skip-verify"),
             metric_specs: METRIC_FLAGS.iter().any(|f| p.is_set(f)).then(|| metric_specs(p)),
@@ -281,10 +290,6 @@ fn logging_options(p: &Parsed) -> logging::Options {
 fn idle_flags(p: &Parsed) -> Vec<&'static str> {
     let asked = |name: &'static str| p.is_set(name) && p.bool(name);
     let rows = [
-        (
-            asked("ha-enable-leader-election"),
-            "ha-enable-leader-election: there is no leader election yet; this replica serves",
-        ),
         (
             asked("enable-cert-reload"),
             "enable-cert-reload: the certificate is read once, at start-up",

@@ -6,21 +6,31 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+/// SIGINT and SIGTERM, listened to from when this is made: none that comes later is missed.
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
 }
 
-/// Waits for SIGINT or SIGTERM.
-///
-/// # Errors
-/// Signals cannot be listened to.
-pub async fn first_signal() -> io::Result<()> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    either(&mut interrupt, &mut terminate).await;
-    Ok(())
+impl Signals {
+    /// Starts to listen; from now on a signal does not end the process by itself.
+    ///
+    /// # Errors
+    /// Signals cannot be listened to.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for the next one; its name.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
 }
 
 /// Why a drain was cut short.
@@ -38,15 +48,14 @@ pub enum Cut {
 ///
 /// # Errors
 /// What cut the wait short.
-pub async fn drained(finished: impl Future<Output = ()>, limit: Duration) -> Result<(), Cut> {
-    let second = async {
-        if first_signal().await.is_err() {
-            std::future::pending().await
-        }
-    };
+pub async fn drained(
+    finished: impl Future<Output = ()>,
+    limit: Duration,
+    signals: &mut Signals,
+) -> Result<(), Cut> {
     tokio::select! {
         () = finished => Ok(()),
         () = tokio::time::sleep(limit) => Err(Cut::Timeout),
-        () = second => Err(Cut::Signal),
+        _ = signals.next() => Err(Cut::Signal),
     }
 }

@@ -91,7 +91,8 @@ mod tests {
     #[test]
     fn a_pod_has_one_endpoint_per_port_it_serves() {
         let app = json!({"app": "x", "more": "y"});
-        let row = |rank: u8, at: &str, page: &str| (format!("n/p-rank-{rank}"), at.to_owned(), page.to_owned());
+        let row =
+            |rank: u8, at: &str, page: &str| (format!("n/p-rank-{rank}"), at.to_owned(), page.to_owned());
         let v4 = pod("10.0.0.1", app.clone(), json!(null));
         let two = [8000, 8001];
         let both = vec![
@@ -101,16 +102,29 @@ mod tests {
         assert_eq!(endpoints(&v4, &two, 0), both);
         // A page on a port of its own is for pools of one port.
         assert_eq!(endpoints(&v4, &two, 9400), both);
-        assert_eq!(endpoints(&v4, &[8000], 9400), [row(0, "10.0.0.1:8000", "10.0.0.1:9400")]);
+        assert_eq!(
+            endpoints(&v4, &[8000], 9400),
+            [row(0, "10.0.0.1:8000", "10.0.0.1:9400")]
+        );
         let v6 = pod("fd00::1", app.clone(), json!(null));
-        assert_eq!(endpoints(&v6, &[8000], 9400), [row(0, "[fd00::1]:8000", "[fd00::1]:9400")]);
+        assert_eq!(
+            endpoints(&v6, &[8000], 9400),
+            [row(0, "[fd00::1]:8000", "[fd00::1]:9400")]
+        );
         let second = pod("10.0.0.1", app, json!({ACTIVE_PORTS: "8001"}));
-        assert_eq!(endpoints(&second, &two, 0), [row(1, "10.0.0.1:8001", "10.0.0.1:8001")]);
+        assert_eq!(
+            endpoints(&second, &two, 0),
+            [row(1, "10.0.0.1:8001", "10.0.0.1:8001")]
+        );
     }
 
     #[test]
     fn a_pod_without_the_labels_or_an_address_has_none() {
-        for (ip, labels) in [("10.0.0.1", json!({"app": "y"})), ("10.0.0.1", json!(null)), ("", json!({"app": "x"}))] {
+        for (ip, labels) in [
+            ("10.0.0.1", json!({"app": "y"})),
+            ("10.0.0.1", json!(null)),
+            ("", json!({"app": "x"})),
+        ] {
             assert_eq!(endpoints(&pod(ip, labels, json!(null)), &[8000], 0), []);
         }
     }

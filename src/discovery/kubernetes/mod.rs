@@ -146,11 +146,21 @@ impl ClusterDiscovery {
                 let api = Api::namespaced(client.clone(), namespace);
                 watches.experimental = Some(Watch::new(api, namespace, &one));
             }
-            _ => watches.stable = Some(Watch::new(Api::namespaced(client.clone(), namespace), namespace, &one)),
+            _ => {
+                watches.stable = Some(Watch::new(
+                    Api::namespaced(client.clone(), namespace),
+                    namespace,
+                    &one,
+                ))
+            }
         }
         let api = Api::namespaced(client.clone(), namespace);
         watches.objectives = Some(Watch::new(api, namespace, &all));
-        watches.rewrites = Some(Watch::new(Api::namespaced(client.clone(), namespace), namespace, &all));
+        watches.rewrites = Some(Watch::new(
+            Api::namespaced(client.clone(), namespace),
+            namespace,
+            &all,
+        ));
         watches
     }
 
@@ -175,7 +185,10 @@ impl ClusterDiscovery {
         match pool {
             Some(pool) => self.pool_is(pool, watches, on_change),
             // Nothing sensible to do with it: what was known before is the better guess.
-            None => tracing::error!(pool = self.pool_name(), "The pool cannot be used as it is: keeping what is known"),
+            None => tracing::error!(
+                pool = self.pool_name(),
+                "The pool cannot be used as it is: keeping what is known"
+            ),
         }
     }
 
@@ -192,13 +205,18 @@ impl ClusterDiscovery {
         self.names.clear();
         self.listed = false;
         if self.pool.take().is_some() {
-            tracing::warn!(pool = self.pool_name(), "The pool is deleted: no endpoints until it is back");
+            tracing::warn!(
+                pool = self.pool_name(),
+                "The pool is deleted: no endpoints until it is back"
+            );
         } else {
             let (name, namespace, group) = match &self.scope.source {
                 Source::Pool { name, group } => (name.as_str(), &self.scope.namespace, group.as_str()),
                 Source::Selector(_) => ("", &self.scope.namespace, GROUP),
             };
-            let text = format!("there is no InferencePool {name:?} ({group}) in namespace {namespace}: waiting for it");
+            let text = format!(
+                "there is no InferencePool {name:?} ({group}) in namespace {namespace}: waiting for it"
+            );
             self.complaints.about("InferencePool", name, &[text]);
         }
         on_change(&self.datastore.clear());
@@ -233,7 +251,9 @@ impl ClusterDiscovery {
         let mut all = self.take(first, &mut touched);
         if let Some(watch) = &mut watches.pods {
             for _ in 1..BATCH {
-                let Some(update) = watch.next().now_or_never() else { break };
+                let Some(update) = watch.next().now_or_never() else {
+                    break;
+                };
                 all |= self.take(update, &mut touched);
             }
         }
@@ -242,7 +262,10 @@ impl ClusterDiscovery {
             self.publish_all(on_change);
             let none = self.pods.is_empty().then(|| {
                 let selector = self.pool.as_ref().map(endpoints::selector).unwrap_or_default();
-                format!("no pod in namespace {} has the labels {selector}", self.scope.namespace)
+                format!(
+                    "no pod in namespace {} has the labels {selector}",
+                    self.scope.namespace
+                )
             });
             let name = self.pool_name().to_owned();
             self.complaints.about("pods of", &name, none.as_slice());
@@ -277,7 +300,8 @@ impl ClusterDiscovery {
         for (name, pod) in &self.pods {
             let of = endpoints::of(pod, pool, &self.scope, &mut self.complaints);
             if !of.is_empty() {
-                self.names.insert(name.clone(), of.iter().map(|s| s.name.clone()).collect());
+                self.names
+                    .insert(name.clone(), of.iter().map(|s| s.name.clone()).collect());
             }
             specs.extend(of);
         }
@@ -336,7 +360,12 @@ impl ClusterDiscovery {
 /// The next update of a watch that may not be there.
 async fn next<K>(watch: &mut Option<Watch<K>>) -> Update<K>
 where
-    K: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + serde::de::DeserializeOwned
+        + std::fmt::Debug
+        + Send
+        + 'static,
 {
     match watch {
         Some(watch) => watch.next().await,

@@ -97,8 +97,14 @@ impl Rules {
             name: name.clone(),
             rules: rules.iter().map(rule).collect(),
         });
-        let objectives = self.objectives.iter().map(|(name, priority)| (name.clone(), *priority));
-        (Objectives(objectives.collect()), Rewrites::new(rewrites.collect()))
+        let objectives = self
+            .objectives
+            .iter()
+            .map(|(name, priority)| (name.clone(), *priority));
+        (
+            Objectives(objectives.collect()),
+            Rewrites::new(rewrites.collect()),
+        )
     }
 }
 
@@ -175,7 +181,10 @@ mod tests {
         rules.rewrites(Update::All(all), &mut said);
         let winner = |rules: &Rules| rules.build().1.find("m").map(|h| h.name.to_owned());
         assert_eq!(winner(&rules).as_deref(), Some("b"));
-        rules.rewrites(Update::Gone(rewrite("b", "2026-01-01T00:00:00Z", to("b"))), &mut said);
+        rules.rewrites(
+            Update::Gone(rewrite("b", "2026-01-01T00:00:00Z", to("b"))),
+            &mut said,
+        );
         assert_eq!(winner(&rules).as_deref(), Some("z"));
     }
 }

@@ -136,7 +136,10 @@ mod tests {
         assert_eq!(fields(&stolen), ("b", 15, 1, 130, 130));
         let free = released(&stolen, at(140));
         assert_eq!(fields(&free), ("", 1, 1, 140, 140));
-        assert_eq!(fields(&taken(&free, "c", &timings(), at(141))), ("c", 15, 2, 141, 141));
+        assert_eq!(
+            fields(&taken(&free, "c", &timings(), at(141))),
+            ("c", 15, 2, 141, 141)
+        );
     }
 
     #[test]

@@ -109,6 +109,12 @@ catalogue! {
         "[ALPHA] Always 1, labelled with the build that runs");
     REWRITES = counter("inference_extension_model_rewrite_decisions_total", &REWRITE,
         "[ALPHA] Model names replaced by a rewrite rule");
+    CONFIG_INFO = gauge("inference_extension_config_info", &["hash"],
+        "[ALPHA] Always 1, labelled with the hash of the configuration in force");
+    CONFIG_RELOAD_GOOD = gauge("inference_extension_config_last_reload_successful", &[],
+        "[ALPHA] 1 when the configuration file was accepted as it is, 0 while its last change is refused");
+    CONFIG_RELOAD_TIME = gauge("inference_extension_config_last_reload_success_timestamp_seconds", &[],
+        "[ALPHA] When a configuration was last accepted, in seconds since the Unix epoch");
 
     PROCESS_CPU = counter("process_cpu_seconds_total", &[],
         "Seconds of CPU the process used, user and system");

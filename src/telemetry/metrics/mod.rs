@@ -8,13 +8,14 @@ pub mod catalogue;
 pub mod family;
 pub mod histogram;
 mod model;
+mod operations;
 mod page;
 mod process;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use prometheus_client::collector::Collector;
@@ -26,6 +27,7 @@ pub use model::ModelMetrics;
 use family::Family;
 use histogram::Histogram;
 use model::Models;
+use operations::Operations;
 use page::{Page, Value};
 
 /// All metrics; share it in an `Arc`.
@@ -55,6 +57,7 @@ struct Families {
     prefix_hit_bytes: Histogram,
     build: OnceLock<(Arc<str>, Arc<str>)>,
     rewrites: Family<3, AtomicU64>,
+    operations: Operations,
 }
 
 /// Averages over one pool; bits of `f64`, NaN where there is no average.
@@ -151,6 +154,16 @@ impl Metrics {
         let _already_named = self.families.build.set((commit.into(), build_ref.into()));
     }
 
+    /// The configuration of this hash is in force since `at`.
+    pub fn config_applied(&self, hash: &str, at: SystemTime) {
+        self.families.operations.config_applied(hash, at);
+    }
+
+    /// A changed configuration was refused.
+    pub fn config_refused(&self) {
+        self.families.operations.config_refused();
+    }
+
     /// The page in OpenMetrics text. `wire::prom_text` turns it into the older format.
     pub fn encode(&self) -> String {
         let mut page = String::new();
@@ -189,6 +202,7 @@ impl Default for Families {
             prefix_hit_bytes: Histogram::new(buckets::HIT_BYTES),
             build: OnceLock::new(),
             rewrites: Family::new(catalogue::REWRITE, |_| AtomicU64::new(0)),
+            operations: Operations::default(),
         }
     }
 }
@@ -199,6 +213,7 @@ impl Collector for Families {
         self.models.write(&mut page)?;
         self.write_pools(&mut page)?;
         self.write_extension(&mut page)?;
+        self.operations.write(&mut page)?;
         process::write(&mut page)
     }
 }

@@ -1,5 +1,6 @@
 //! Tells that a file may have changed: watches its folder (a rename over the file and Kubernetes' swap of the
-//! `..data` link change the folder, not the file), and looks every so often in case the watch misses something.
+//! `..data` link change the folder, not the file), and looks every so often in case the watch misses something. Called by
+//! whoever follows a file: endpoints, configuration, certificates.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
