@@ -157,10 +157,10 @@ where
         // A watch that is cut while it runs is taken up again at once, and that is all there is to say.
         let cut = matches!(error, watcher::Error::WatchFailed(_)) && failure == Failure::Away;
         if cut && self.said.is_none() {
-            verbose!(2, what = self.what, %error, "Watch was cut: taking it up again");
+            verbose!(2, what = self.what, error = brief(error), "Watch was cut: taking it up again");
         } else if self.said != Some(failure) {
             self.said = Some(failure);
-            self.say(failure, error);
+            self.say(failure, &brief(error));
         }
         let wait = if failure == Failure::Unknown {
             LOOK
@@ -172,24 +172,48 @@ where
         self.retry_at = Some(now + jittered);
     }
 
-    fn say(&self, failure: Failure, error: &watcher::Error) {
+    fn say(&self, failure: Failure, error: &str) {
         let (what, namespace) = (&self.what, &self.namespace);
         match failure {
             Failure::Forbidden => tracing::error!(
-                what, namespace, %error,
+                what, namespace, error,
                 "Not allowed to watch: grant get, list and watch on {what} in namespace {namespace} to the service \
                  account (deploy/ has the Role); asked again until then, everything else goes on"
             ),
             Failure::Unknown => tracing::warn!(
-                what, namespace, %error,
+                what, namespace, error,
                 "The API server does not know {what}: install its CRD (deploy/crds has it); looked for again until then, \
                  everything else goes on"
             ),
             Failure::Away => tracing::warn!(
-                what, namespace, %error,
+                what, namespace, error,
                 "Cannot watch now: keeping what is known and asking again"
             ),
         }
+    }
+}
+
+/// An error in one line: what the server said, or what kept us from asking.
+fn brief(error: &watcher::Error) -> String {
+    use std::error::Error;
+    let status = |s: &kube::core::Status| format!("{} ({} {})", s.message, s.code, s.reason);
+    let of = |e: &kube::Error| match e {
+        kube::Error::Api(s) => status(s),
+        // The innermost cause is what tells: a refused connection, a name that is not found.
+        other => {
+            let mut cause: &dyn Error = other;
+            while let Some(inner) = cause.source() {
+                cause = inner;
+            }
+            cause.to_string()
+        }
+    };
+    match error {
+        watcher::Error::InitialListFailed(e)
+        | watcher::Error::WatchStartFailed(e)
+        | watcher::Error::WatchFailed(e) => of(e),
+        watcher::Error::WatchError(s) => status(s),
+        watcher::Error::NoResourceVersion => error.to_string(),
     }
 }
 

@@ -7,7 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use super::apiserver::ApiServer;
 use super::ports;
+
+/// A configuration that takes the endpoint with the shortest queue.
+const CLUSTER_CONFIG: &str = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins:\n- type: queue-scorer\n\
+    schedulingProfiles:\n- name: default\n  plugins:\n  - {pluginRef: queue-scorer}\n";
 
 /// How `epp` is to run.
 pub struct Options {
@@ -99,6 +104,29 @@ impl Epp {
             options.profiles
         );
         std::fs::write(path("config.yaml"), config).unwrap();
+        let mut flags = vec!["--pool-name=test-pool".to_owned()];
+        flags.extend(options.flags.iter().cloned());
+        let mut epp = Epp::spawn(folder, &flags, &[]);
+        let ready = format!("inference_pool_ready_pods{{name=\"test-pool\"}} {endpoints}");
+        epp.eventually(&ready).await;
+        epp
+    }
+
+    /// Starts it beside a Kubernetes API: the built-in configuration, `flags` besides those of the ports.
+    pub fn in_cluster(server: &ApiServer, flags: &[&str], environment: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let kubeconfig = folder.path().join("kubeconfig");
+        server.write_kubeconfig(&kubeconfig);
+        let mut all = vec![("KUBECONFIG", kubeconfig.to_str().unwrap())];
+        all.extend_from_slice(environment);
+        let flags: Vec<String> = flags.iter().map(|f| (*f).to_owned()).collect();
+        std::fs::write(folder.path().join("config.yaml"), CLUSTER_CONFIG).unwrap();
+        Epp::spawn(folder, &flags, &all)
+    }
+
+    /// Runs `config.yaml` of the folder.
+    fn spawn(folder: tempfile::TempDir, flags: &[String], environment: &[(&str, &str)]) -> Self {
+        let path = |name: &str| folder.path().join(name);
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let (grpc, health, metrics) = (
             address(ports::free()),
@@ -110,28 +138,22 @@ impl Epp {
             .arg(format!("--grpc-port={}", grpc.port()))
             .arg(format!("--grpc-health-port={}", health.port()))
             .arg(format!("--metrics-port={}", metrics.port()))
-            .args([
-                "--bind-address=127.0.0.1",
-                "--pool-name=test-pool",
-                "--secure-serving=false",
-            ])
+            .args(["--bind-address=127.0.0.1", "--secure-serving=false"])
             .args(["--refresh-prometheus-metrics-interval=20ms", "--threads=2"])
-            .args(&options.flags)
+            .args(flags)
             .env_remove("RUST_LOG")
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(path("stderr")).unwrap())
             .spawn()
             .unwrap();
-        let mut epp = Epp {
+        Epp {
             child,
             grpc,
             health,
             metrics,
             folder,
-        };
-        let ready = format!("inference_pool_ready_pods{{name=\"test-pool\"}} {endpoints}");
-        epp.eventually(&ready).await;
-        epp
+        }
     }
 
     /// The endpoints file, for tests that change it.

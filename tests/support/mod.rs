@@ -3,12 +3,14 @@
 
 #![allow(
     dead_code,
+    unused_imports,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stderr,
     reason = "each test binary uses a part; tests fail by panicking"
 )]
 
+pub mod apiserver;
 pub mod envoy;
 pub mod epp;
 pub mod ext_proc;

@@ -1,0 +1,210 @@
+//! Which endpoints a pool has, as pods and the pool change.
+
+use serde_json::json;
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use super::{destination, endpoints_are, health, health_is, with_pool};
+use crate::support::apiserver::{
+    ApiServer, OBJECTIVES, PODS, POOLS, POOLS_EXPERIMENTAL, pod, pool, unready_pod,
+};
+use crate::support::epp::Epp;
+
+#[tokio::test]
+async fn endpoints_follow_the_pods_of_the_pool() {
+    let (server, epp) = with_pool(&[8000]);
+    health_is(&epp, "readiness", ServingStatus::Serving).await;
+    assert_eq!(destination(&epp).await, Err(503));
+    server.apply_all(PODS, [pod("a", "127.0.0.1"), unready_pod("b", "127.0.0.2")]);
+    endpoints_are(&epp, &["a-rank-0"]).await;
+    assert_eq!(destination(&epp).await.as_deref(), Ok("127.0.0.1:8000"));
+    server.apply(PODS, pod("b", "127.0.0.2"));
+    endpoints_are(&epp, &["a-rank-0", "b-rank-0"]).await;
+    // No longer ready; other labels; on its way out; gone.
+    server.apply(PODS, unready_pod("a", "127.0.0.1"));
+    endpoints_are(&epp, &["b-rank-0"]).await;
+    server.apply(PODS, pod("a", "127.0.0.1"));
+    endpoints_are(&epp, &["a-rank-0", "b-rank-0"]).await;
+    let mut stranger = pod("b", "127.0.0.2");
+    stranger["metadata"]["labels"]["app"] = json!("other");
+    server.apply(PODS, stranger);
+    endpoints_are(&epp, &["a-rank-0"]).await;
+    server.apply(PODS, pod("c", "127.0.0.3"));
+    let mut leaving = pod("a", "127.0.0.1");
+    leaving["metadata"]["deletionTimestamp"] = json!("2026-01-02T00:00:00Z");
+    server.apply(PODS, leaving);
+    endpoints_are(&epp, &["c-rank-0"]).await;
+    server.delete(PODS, "c");
+    endpoints_are(&epp, &[]).await;
+    // A pod that comes back under its name with another address is another endpoint.
+    server.apply(PODS, pod("c", "127.0.0.9"));
+    endpoints_are(&epp, &["c-rank-0"]).await;
+    assert_eq!(destination(&epp).await.as_deref(), Ok("127.0.0.9:8000"));
+}
+
+#[tokio::test]
+async fn every_target_port_is_a_rank_and_an_annotation_chooses_among_them() {
+    let (server, epp) = with_pool(&[8000, 8001]);
+    server.apply(PODS, pod("p", "127.0.0.1"));
+    endpoints_are(&epp, &["p-rank-0", "p-rank-1"]).await;
+    let with_annotation = |ports: &str| {
+        let mut pod = pod("p", "127.0.0.1");
+        pod["metadata"]["annotations"] = json!({"inference.networking.k8s.io/active-ports": ports});
+        pod
+    };
+    for (ports, expected) in [
+        ("8001", &["p-rank-1"][..]),
+        ("", &[]),
+        ("8000, 8001", &["p-rank-0", "p-rank-1"]),
+        ("8000,1", &["p-rank-0"]),
+    ] {
+        server.apply(PODS, with_annotation(ports));
+        endpoints_are(&epp, expected).await;
+    }
+    assert_eq!(destination(&epp).await.as_deref(), Ok("127.0.0.1:8000"));
+    server.apply(PODS, pod("p", "127.0.0.1"));
+    endpoints_are(&epp, &["p-rank-0", "p-rank-1"]).await;
+}
+
+#[tokio::test]
+async fn changed_ports_and_selectors_take_effect_at_once() {
+    let (server, epp) = with_pool(&[8000, 8001]);
+    let mut other = pod("other", "127.0.0.2");
+    other["metadata"]["labels"] = json!({"app": "other"});
+    server.apply_all(PODS, [pod("p", "127.0.0.1"), other]);
+    endpoints_are(&epp, &["p-rank-0", "p-rank-1"]).await;
+    // A shorter list leaves no orphans behind.
+    server.apply(POOLS, pool(&[8001]));
+    endpoints_are(&epp, &["p-rank-0"]).await;
+    assert_eq!(destination(&epp).await.as_deref(), Ok("127.0.0.1:8001"));
+    let mut changed = pool(&[8001, 8002]);
+    changed["spec"]["selector"]["matchLabels"] = json!({"app": "other"});
+    server.apply(POOLS, changed);
+    endpoints_are(&epp, &["other-rank-0", "other-rank-1"]).await;
+    // The pods of before are no longer looked at.
+    server.apply(PODS, pod("p", "127.0.0.7"));
+    server.delete(PODS, "other");
+    endpoints_are(&epp, &[]).await;
+}
+
+#[tokio::test]
+async fn a_deleted_pool_has_nothing_and_comes_back_with_everything() {
+    let (server, epp) = with_pool(&[8000]);
+    server.apply(PODS, pod("p", "127.0.0.1"));
+    server.apply(OBJECTIVES, super::rules::objective("batch", "pool", -1));
+    endpoints_are(&epp, &["p-rank-0"]).await;
+    server.delete(POOLS, "pool");
+    health_is(&epp, "readiness", ServingStatus::NotServing).await;
+    endpoints_are(&epp, &[]).await;
+    // A pod without a pool must not be restarted for it.
+    assert_eq!(health(&epp, "liveness").await, Some(ServingStatus::Serving));
+    // Another pool is none of ours.
+    let mut other = pool(&[9000]);
+    other["metadata"]["name"] = json!("another");
+    server.apply(POOLS, other);
+    server.apply(POOLS, pool(&[8000]));
+    health_is(&epp, "readiness", ServingStatus::Serving).await;
+    endpoints_are(&epp, &["p-rank-0"]).await;
+    assert_eq!(destination(&epp).await.as_deref(), Ok("127.0.0.1:8000"));
+    assert_eq!(epp.log().matches("The pool is deleted").count(), 1);
+}
+
+#[tokio::test]
+async fn a_pool_of_the_experimental_group_works_the_same() {
+    let server = ApiServer::start();
+    server.apply(PODS, pod("p", "127.0.0.1"));
+    let spec =
+        json!({"selector": {"app": "model"}, "targetPortNumber": 8000, "extensionRef": {"name": "epp"}});
+    server.apply(
+        POOLS_EXPERIMENTAL,
+        json!({"metadata": {"name": "pool"}, "spec": spec}),
+    );
+    let flags = [super::POOL, &["--pool-group=inference.networking.x-k8s.io"]].concat();
+    let epp = Epp::in_cluster(&server, &flags, &[]);
+    endpoints_are(&epp, &["p-rank-0"]).await;
+    // An empty selector takes every pod of the namespace.
+    let mut stranger = pod("q", "127.0.0.2");
+    stranger["metadata"]["labels"] = json!({});
+    server.apply(PODS, stranger);
+    let spec = json!({"selector": {}, "targetPortNumber": 8000, "extensionRef": {"name": "epp"}});
+    server.apply(
+        POOLS_EXPERIMENTAL,
+        json!({"metadata": {"name": "pool"}, "spec": spec}),
+    );
+    endpoints_are(&epp, &["p-rank-0", "q-rank-0"]).await;
+}
+
+#[tokio::test]
+async fn malformed_objects_are_said_once_and_cost_only_themselves() {
+    let (server, epp) = with_pool(&[8000]);
+    let mut no_status = pod("no-status", "x");
+    no_status.as_object_mut().unwrap().remove("status");
+    let mut no_address = pod("no-address", "");
+    no_address["status"].as_object_mut().unwrap().remove("podIP");
+    let mut unknown = pod("good", "127.0.0.1");
+    unknown["status"]["news"] = json!({"of": ["a", "later", "version"]});
+    server.apply_all(
+        PODS,
+        [no_status, no_address, pod("bad-address", "10.0.0"), unknown],
+    );
+    endpoints_are(&epp, &["good-rank-0"]).await;
+    for (ports, expected, words) in [
+        (
+            json!([{"number": 70000}, {"number": 8000}]),
+            &["good-rank-0"][..],
+            "1 to 65535, not 70000",
+        ),
+        (json!([]), &[], "no usable port"),
+        (json!("8000"), &[], "must be a list"),
+        (
+            json!([1, 2, 3, 4, 5, 6, 7, 8, 9].map(|n| json!({"number": n}))),
+            &[
+                "good-rank-0",
+                "good-rank-1",
+                "good-rank-2",
+                "good-rank-3",
+                "good-rank-4",
+                "good-rank-5",
+                "good-rank-6",
+                "good-rank-7",
+            ],
+            "at most 8 ports",
+        ),
+    ] {
+        let mut pool = pool(&[]);
+        pool["spec"]["targetPorts"] = ports;
+        server.apply(POOLS, pool.clone());
+        endpoints_are(&epp, expected).await;
+        assert_eq!(super::logged(&epp, words).await, 1, "{words}");
+        // Written again, unchanged: no more is said.
+        server.apply(POOLS, pool);
+    }
+    server.apply(POOLS, pool(&[8000]));
+    server.apply(PODS, pod("bad-address", "10.0.0"));
+    endpoints_are(&epp, &["good-rank-0"]).await;
+    let log = epp.log();
+    assert_eq!(
+        log.matches("pod no-address: it is ready but has no status.podIP")
+            .count(),
+        1,
+        "{log}"
+    );
+    assert_eq!(log.matches("pod bad-address: status.podIP").count(), 1, "{log}");
+    assert!(!log.contains("no-status"), "{log}");
+    // A selector that is none: what was known stays.
+    let mut nonsense = pool(&[8000]);
+    nonsense["spec"]["selector"] = json!(7);
+    server.apply(POOLS, nonsense);
+    super::logged(&epp, "cannot be used as it is").await;
+    endpoints_are(&epp, &["good-rank-0"]).await;
+}
+
+#[tokio::test]
+async fn a_selector_that_matches_nothing_is_said_once() {
+    let (server, epp) = with_pool(&[8000]);
+    assert_eq!(
+        super::logged(&epp, "no pod in namespace default has the labels app=model").await,
+        1
+    );
+    server.apply(PODS, pod("p", "127.0.0.1"));
+    endpoints_are(&epp, &["p-rank-0"]).await;
+}

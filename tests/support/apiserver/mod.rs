@@ -1,0 +1,244 @@
+//! A Kubernetes API server for tests: list (in pages), watch with bookmarks, create, replace, merge patch, delete, the
+//! status subresource, token and access reviews, over HTTP. It can be told to forget old versions, cut watches, refuse,
+//! delay and go away.
+
+mod http;
+mod store;
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use super::ports;
+use store::Store;
+pub use store::{Kind, LEASES, OBJECTIVES, PODS, POOLS, POOLS_EXPERIMENTAL, REWRITES};
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A running API server.
+pub struct ApiServer {
+    /// Where it listens; the same after a restart.
+    pub address: SocketAddr,
+    shared: Shared,
+    /// A runtime of its own: dropping it cuts every connection, as a server that goes away does.
+    serving: Option<Runtime>,
+}
+
+/// What handlers share.
+#[derive(Clone)]
+struct Shared {
+    inner: Arc<Mutex<Inner>>,
+    /// Grows with every object written.
+    version: watch::Sender<u64>,
+    /// Grows with every cut: watches opened before end.
+    cuts: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Inner {
+    store: Store,
+    /// Plurals with group that exist; others are 404.
+    kinds: HashSet<&'static str>,
+    forbidden: HashSet<String>,
+    delay: Duration,
+    /// Answers left to fail, by plural with group: status, how many.
+    failing: HashMap<String, (u16, usize)>,
+    tokens: HashMap<String, String>,
+    allowed: HashSet<(String, String, String)>,
+    /// Requests so far, by method and plural with group.
+    requests: HashMap<(String, String), usize>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+
+    fn told(&self) {
+        let version = self.lock().store.version();
+        self.version.send_replace(version);
+    }
+}
+
+impl ApiServer {
+    /// Starts one that knows every kind.
+    pub fn start() -> Self {
+        let shared = Shared {
+            inner: Arc::default(),
+            version: watch::Sender::new(0),
+            cuts: watch::Sender::new(0),
+        };
+        shared.lock().kinds.extend(store::ALL.iter().map(|k| k.resource));
+        let mut server = ApiServer {
+            address: ([127, 0, 0, 1], ports::free()).into(),
+            shared,
+            serving: None,
+        };
+        server.restart();
+        server
+    }
+
+    /// Listens again after [`ApiServer::stop`], with the same objects.
+    pub fn restart(&mut self) {
+        let listener = std::net::TcpListener::bind(self.address).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let routes = http::routes(self.shared.clone());
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            axum::serve(listener, routes).await.unwrap();
+        });
+        self.serving = Some(runtime);
+    }
+
+    /// Goes away: connections are cut, new ones refused.
+    pub fn stop(&mut self) {
+        if let Some(runtime) = self.serving.take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    /// Writes a kubeconfig that leads here.
+    pub fn write_kubeconfig(&self, path: &Path) {
+        let server = format!("http://{}", self.address);
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": server}}],
+            "users": [{"name": "test", "user": {"token": "epp-token"}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": "default"}}],
+        });
+        std::fs::write(path, config.to_string()).unwrap();
+    }
+
+    /// Creates or replaces an object (its `metadata.name` says which) and tells watchers.
+    pub fn apply(&self, kind: Kind, object: Value) {
+        self.shared.lock().store.put(kind.resource, object);
+        self.shared.told();
+    }
+
+    /// Applies many at once.
+    pub fn apply_all(&self, kind: Kind, objects: impl IntoIterator<Item = Value>) {
+        for object in objects {
+            self.shared.lock().store.put(kind.resource, object);
+        }
+        self.shared.told();
+    }
+
+    /// Deletes an object.
+    pub fn delete(&self, kind: Kind, name: &str) {
+        let gone = self.shared.lock().store.remove(kind.resource, "default", name);
+        assert!(gone.is_some(), "there is no {} {name}", kind.resource);
+        self.shared.told();
+    }
+
+    /// An object as it is.
+    pub fn get(&self, kind: Kind, name: &str) -> Option<Value> {
+        self.shared.lock().store.get(kind.resource, "default", name)
+    }
+
+    /// Names of the objects of a kind.
+    pub fn names(&self, kind: Kind) -> Vec<String> {
+        let (objects, _) = self.shared.lock().store.list(kind.resource, "default", &|_| true);
+        let name = |o: Value| o["metadata"]["name"].as_str().unwrap().to_owned();
+        objects.into_iter().map(name).collect()
+    }
+
+    /// The CRD of `kind` is not installed, or is now.
+    pub fn install(&self, kind: Kind, installed: bool) {
+        let mut inner = self.shared.lock();
+        if installed {
+            inner.kinds.insert(kind.resource);
+        } else {
+            inner.kinds.remove(kind.resource);
+        }
+    }
+
+    /// Refuses everything about a resource (`pods`, `tokenreviews.authentication.k8s.io`) with 403, or no longer.
+    pub fn forbid(&self, resource: &str, forbidden: bool) {
+        let mut inner = self.shared.lock();
+        if forbidden {
+            inner.forbidden.insert(resource.to_owned());
+        } else {
+            inner.forbidden.remove(resource);
+        }
+    }
+
+    /// Answers the next `times` requests about a resource with `status`.
+    pub fn fail(&self, resource: &str, status: u16, times: usize) {
+        self.shared
+            .lock()
+            .failing
+            .insert(resource.to_owned(), (status, times));
+    }
+
+    /// Waits this long before every answer.
+    pub fn delay(&self, delay: Duration) {
+        self.shared.lock().delay = delay;
+    }
+
+    /// Ends every open watch.
+    pub fn cut_watches(&self) {
+        self.shared.cuts.send_modify(|n| *n += 1);
+    }
+
+    /// Forgets what happened before now: watches that want it get `410 Gone`.
+    pub fn compact(&self) {
+        self.shared.lock().store.compact();
+    }
+
+    /// Makes a token known.
+    pub fn token(&self, token: &str, user: &str) {
+        self.shared.lock().tokens.insert(token.into(), user.into());
+    }
+
+    /// Lets a user do `verb` on a path.
+    pub fn allow(&self, user: &str, verb: &str, path: &str) {
+        let row = (user.to_owned(), verb.to_owned(), path.to_owned());
+        self.shared.lock().allowed.insert(row);
+    }
+
+    /// Requests so far with this method about this resource.
+    pub fn requests(&self, method: &str, resource: &str) -> usize {
+        let key = (method.to_owned(), resource.to_owned());
+        self.shared.lock().requests.get(&key).copied().unwrap_or(0)
+    }
+}
+
+/// A ready pod with the label `app: model`.
+pub fn pod(name: &str, ip: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "labels": {"app": "model"}},
+        "status": {"podIP": ip, "conditions": [{"type": "Ready", "status": "True"}]},
+    })
+}
+
+/// The same pod, not ready.
+pub fn unready_pod(name: &str, ip: &str) -> Value {
+    let mut pod = pod(name, ip);
+    pod["status"]["conditions"][0]["status"] = json!("False");
+    pod
+}
+
+/// A pool called `pool` of pods with the label `app: model`.
+pub fn pool(ports: &[u16]) -> Value {
+    let ports: Vec<Value> = ports.iter().map(|p| json!({"number": p})).collect();
+    json!({
+        "metadata": {"name": "pool"},
+        "spec": {"selector": {"matchLabels": {"app": "model"}}, "targetPorts": ports,
+                 "endpointPickerRef": {"name": "epp", "port": {"number": 9002}}},
+    })
+}
