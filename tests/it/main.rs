@@ -10,7 +10,9 @@ mod envoy_wire;
 mod floors;
 mod net;
 mod poller;
+mod reload;
 mod routing;
+mod shutdown;
 mod sim;
 #[path = "../support/mod.rs"]
 mod support;
