@@ -16,3 +16,4 @@ mod shutdown;
 mod sim;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;

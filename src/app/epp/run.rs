@@ -18,7 +18,8 @@ use crate::datastore::Datastore;
 use crate::discovery::file::FileDiscovery;
 use crate::extproc::{ExtProcService, Limits};
 use crate::net::accept;
-use crate::net::tls::{self, CurrentCertificate};
+use crate::net::tls::ServerTls;
+use crate::net::tls_reload::TlsReloader;
 use crate::telemetry::logging;
 use crate::telemetry::metrics::Metrics;
 
@@ -65,7 +66,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     };
     let scraping = configure::poller_settings(&settings, &built.plugins, &lasting.engines);
     let poller = Poller::new(scraping, datastore.clone(), clock.clone())?;
-    let tls = certificate(&settings)?;
+    let tls = tls(&settings)?;
     let ports = Ports::bind(&settings)?;
     announce::starting(&settings, &built.hash, &built.warnings, &datastore);
 
@@ -108,6 +109,11 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         HealthService::new(&state),
         background.clone(),
     ));
+    if let Some(tls) = tls.filter(|_| settings.cert_reload) {
+        let reloader = TlsReloader::new(settings.tls.clone(), tls);
+        let told = lasting.metrics.clone();
+        tokio::spawn(reloader.follow(move |good| told.certificate_reloaded(good), background.clone()));
+    }
     tokio::spawn(accept::run(ports.grpc, workers.sockets.clone(), drain.clone()));
     let drain_timeout = settings.drain_timeout;
     if let ConfigSource::File(path) = &settings.config
@@ -144,13 +150,9 @@ fn queues_on_page(metrics: &Metrics, datastore: &Arc<Datastore>) {
     });
 }
 
-fn certificate(settings: &Settings) -> Result<Option<Arc<rustls::ServerConfig>>, RunError> {
+fn tls(settings: &Settings) -> Result<Option<Arc<ServerTls>>, RunError> {
     if !settings.secure {
         return Ok(None);
     }
-    let key = match &settings.cert_path {
-        Some(folder) => tls::load(folder)?,
-        None => tls::self_signed()?,
-    };
-    Ok(Some(tls::server_config(CurrentCertificate::new(key))?))
+    Ok(Some(Arc::new(ServerTls::new(settings.tls.load()?))))
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::base::flags::{self, Parsed, Stop};
+use crate::net::tls::{Policy, TlsSource};
 use crate::telemetry::logging::{self, Encoder, Threshold, TimeFormat};
 
 use super::environment::{Environment, Lookup};
@@ -41,8 +42,8 @@ pub struct Settings {
     pub health_checking: bool,
     /// TLS on the ext_proc port.
     pub secure: bool,
-    /// Folder of the certificate.
-    pub cert_path: Option<PathBuf>,
+    /// Certificate, client authorities, versions and ciphers of the ext_proc port.
+    pub tls: TlsSource,
     /// Follow changes of the certificate folder.
     pub cert_reload: bool,
     /// ext_proc worker threads, at least 1.
@@ -149,6 +150,7 @@ impl Settings {
     fn new(p: &Parsed, environment: Environment) -> Self {
         let port = |name: &str| u16::try_from(p.int(name)).unwrap_or(0);
         let time = |name: &str| p.duration(name).to_std().unwrap_or_default();
+        let path = |name: &str| Some(p.text(name)).filter(|c| !c.is_empty()).map(PathBuf::from);
         let size = |name: &str| usize::try_from(p.int(name)).unwrap_or(usize::MAX);
         let mut target_ports: Vec<u16> = Vec::new();
         for port in p
@@ -187,9 +189,12 @@ impl Settings {
             metrics_auth: p.bool("metrics-endpoint-auth"),
             health_checking: p.bool("health-checking"),
             secure: p.bool("secure-serving"),
-            cert_path: Some(p.text("cert-path"))
-                .filter(|c| !c.is_empty())
-                .map(PathBuf::from),
+            tls: TlsSource {
+                folder: path("cert-path"),
+                client_ca: path("client-ca-file"),
+                policy: Policy::parse(p.text("tls-min-version"), p.text("tls-cipher-suites"))
+                    .unwrap_or_default(),
+            },
             cert_reload: p.bool("enable-cert-reload"),
             threads,
             drain_timeout: time("drain-timeout"),
@@ -289,8 +294,10 @@ fn idle_flags(p: &Parsed) -> Vec<&'static str> {
             "ha-enable-leader-election: there is no leader election yet; this replica serves",
         ),
         (
-            asked("enable-cert-reload"),
-            "enable-cert-reload: the certificate is read once, at start-up",
+            asked("enable-cert-reload")
+                && p.text("cert-path").is_empty()
+                && p.text("client-ca-file").is_empty(),
+            "enable-cert-reload: there is nothing to follow without --cert-path or --client-ca-file",
         ),
         (asked("tracing"), "tracing: no spans are exported yet"),
         (

@@ -115,6 +115,8 @@ catalogue! {
         "[ALPHA] 1 when the configuration file was accepted as it is, 0 while its last change is refused");
     CONFIG_RELOAD_TIME = gauge("inference_extension_config_last_reload_success_timestamp_seconds", &[],
         "[ALPHA] When a configuration was last accepted, in seconds since the Unix epoch");
+    CERTIFICATE_RELOADS = counter("inference_extension_certificate_reloads_total", &["result"],
+        "[ALPHA] Changes of the certificate files while running, by success and failure");
 
     PROCESS_CPU = counter("process_cpu_seconds_total", &[],
         "Seconds of CPU the process used, user and system");

@@ -159,6 +159,11 @@ impl Metrics {
         self.families.operations.config_applied(hash, at);
     }
 
+    /// Changed certificate files were taken, or refused.
+    pub fn certificate_reloaded(&self, good: bool) {
+        self.families.operations.certificate_reloaded(good);
+    }
+
     /// A changed configuration was refused.
     pub fn config_refused(&self) {
         self.families.operations.config_refused();
