@@ -6,6 +6,7 @@ use crate::datalayer::PollerError;
 use crate::discovery::file::LoadError;
 use crate::net::listen::BindError;
 use crate::net::tls::TlsError;
+use crate::telemetry::spans::ExportError;
 
 use super::shutdown::Cut;
 
@@ -45,6 +46,9 @@ pub enum RunError {
     /// A certificate cannot be had.
     #[error("{0}")]
     Tls(#[from] TlsError),
+    /// Spans cannot be sent.
+    #[error("{0}")]
+    Tracing(#[from] ExportError),
     /// A port cannot be opened.
     #[error("{0}")]
     Bind(#[from] BindError),

@@ -6,6 +6,7 @@
 //! What is built once is made here; what a configuration makes is a [`Generation`], replaced while it runs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +23,7 @@ use crate::net::tls::ServerTls;
 use crate::net::tls_reload::TlsReloader;
 use crate::telemetry::logging;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::spans::{Exporter, Tracer};
 
 use super::errors::RunError;
 use super::generation::{Generation, Lasting, Live};
@@ -31,6 +33,9 @@ use super::settings::{ConfigSource, Settings};
 use super::shutdown::{self, Signals};
 use super::workers::{self, Workers};
 use super::{announce, configure};
+
+/// Longest wait for the collector at the end.
+const FLUSH: Duration = Duration::from_secs(3);
 
 /// Runs until the first SIGINT or SIGTERM, then drains; a second one ends the process at once.
 ///
@@ -58,7 +63,9 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         return Err(RunError::NoDiscovery);
     };
     let discovery = FileDiscovery::load(file.clone(), datastore.clone())?;
+    let (exporter, tracer) = spans(&settings, &metrics)?;
     let lasting = Lasting {
+        tracer,
         engines: configure::engines_of_flags(&settings)?,
         metrics: metrics.clone(),
         clock: clock.clone(),
@@ -135,6 +142,9 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     drain.cancel();
     let drained = shutdown::drained(workers.finished(), drain_timeout, &mut signals).await;
     background.cancel();
+    if let Some(exporter) = exporter {
+        exporter.stop(FLUSH).await;
+    }
     drained?;
     tracing::info!("Stopped, every stream finished");
     Ok(())
@@ -148,6 +158,15 @@ fn queues_on_page(metrics: &Metrics, datastore: &Arc<Datastore>) {
             |e: &Arc<crate::model::endpoint::Endpoint>| (e.spec.name.clone(), e.sample().waiting.into());
         fleet.endpoints.iter().map(queue).collect()
     });
+}
+
+/// The exporter and its tracer, where tracing is on and the environment asks for it.
+fn spans(settings: &Settings, metrics: &Arc<Metrics>) -> Result<(Option<Exporter>, Tracer), RunError> {
+    let Some(asked) = settings.tracing.as_ref() else {
+        return Ok((None, Tracer::default()));
+    };
+    let (exporter, tracer) = Exporter::start(asked, env!("CARGO_PKG_VERSION"), metrics)?;
+    Ok((Some(exporter), tracer))
 }
 
 fn tls(settings: &Settings) -> Result<Option<Arc<ServerTls>>, RunError> {

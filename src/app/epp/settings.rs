@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::base::flags::{self, Parsed, Stop};
 use crate::net::tls::{Policy, TlsSource};
 use crate::telemetry::logging::{self, Encoder, Threshold, TimeFormat};
+use crate::telemetry::spans::TracingSettings;
 
 use super::environment::{Environment, Lookup};
 use super::options::{FLAGS, METRIC_FLAGS};
@@ -74,6 +75,8 @@ pub struct Settings {
     pub max_message: usize,
     /// Logging.
     pub logging: logging::Options,
+    /// Tracing; `None`: off, or no exporter is asked for.
+    pub tracing: Option<TracingSettings>,
     /// What the environment says.
     pub environment: Environment,
     /// Flags that were given and do nothing yet, with what to expect instead.
@@ -142,7 +145,13 @@ pub fn read(program: &str, args: &[OsString], lookup: Lookup<'_>) -> CommandLine
     }
     let environment = environment::read(lookup);
     lines.extend(environment.warnings.iter().map(|w| format!("warning: {w}")));
-    CommandLine::Run(Box::new(Settings::new(&parsed, environment)), lines)
+    let mut settings = Settings::new(&parsed, environment);
+    if parsed.bool("tracing") {
+        let (tracing, warnings) = TracingSettings::read(lookup);
+        settings.tracing = tracing;
+        lines.extend(warnings.into_iter().map(|w| format!("warning: {w}")));
+    }
+    CommandLine::Run(Box::new(settings), lines)
 }
 
 impl Settings {
@@ -210,6 +219,7 @@ impl Settings {
             max_request_body: size("max-request-body-size"),
             max_message: size("grpc-max-recv-msg-size"),
             logging: logging_options(p),
+            tracing: None,
             environment,
             idle_flags: idle_flags(p),
         }
@@ -299,7 +309,6 @@ fn idle_flags(p: &Parsed) -> Vec<&'static str> {
                 && p.text("client-ca-file").is_empty(),
             "enable-cert-reload: there is nothing to follow without --cert-path or --client-ca-file",
         ),
-        (asked("tracing"), "tracing: no spans are exported yet"),
         (
             asked("enable-pprof"),
             "enable-pprof: there are no profiling pages yet",
