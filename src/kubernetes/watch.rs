@@ -157,7 +157,12 @@ where
         // A watch that is cut while it runs is taken up again at once, and that is all there is to say.
         let cut = matches!(error, watcher::Error::WatchFailed(_)) && failure == Failure::Away;
         if cut && self.said.is_none() {
-            verbose!(2, what = self.what, error = brief(error), "Watch was cut: taking it up again");
+            verbose!(
+                2,
+                what = self.what,
+                error = brief(error),
+                "Watch was cut: taking it up again"
+            );
         } else if self.said != Some(failure) {
             self.said = Some(failure);
             self.say(failure, &brief(error));
@@ -176,17 +181,23 @@ where
         let (what, namespace) = (&self.what, &self.namespace);
         match failure {
             Failure::Forbidden => tracing::error!(
-                what, namespace, error,
+                what,
+                namespace,
+                error,
                 "Not allowed to watch: grant get, list and watch on {what} in namespace {namespace} to the service \
                  account (deploy/ has the Role); asked again until then, everything else goes on"
             ),
             Failure::Unknown => tracing::warn!(
-                what, namespace, error,
+                what,
+                namespace,
+                error,
                 "The API server does not know {what}: install its CRD (deploy/crds has it); looked for again until then, \
                  everything else goes on"
             ),
             Failure::Away => tracing::warn!(
-                what, namespace, error,
+                what,
+                namespace,
+                error,
                 "Cannot watch now: keeping what is known and asking again"
             ),
         }

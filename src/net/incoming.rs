@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
-use rustls::ServerConfig;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -14,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::accept::Socket;
 use super::io::Io;
+use super::tls::ServerTls;
 
 /// Silence after which the system asks whether a peer is still there, and closes the connection when it is not.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -28,7 +28,7 @@ const HANDSHAKES: usize = 256;
 /// connection that fails its handshake is dropped and logged.
 pub fn incoming(
     sockets: mpsc::Receiver<Socket>,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Arc<ServerTls>>,
     handshake_timeout: Duration,
 ) -> impl Stream<Item = Result<Io, io::Error>> + Send {
     let sockets = stream::unfold(sockets, |mut sockets| async {
@@ -40,15 +40,15 @@ pub fn incoming(
         .filter_map(|done| std::future::ready(done.map(Ok)))
 }
 
-async fn establish(socket: Socket, tls: Option<Arc<ServerConfig>>, limit: Duration) -> Option<Io> {
+async fn establish(socket: Socket, tls: Option<Arc<ServerTls>>, limit: Duration) -> Option<Io> {
     let peer = socket.peer_addr().ok();
     let shaken = async {
         SockRef::from(&socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
         let tcp = TcpStream::from_std(socket)?;
         match tls {
             None => Ok(Io::Plain(tcp)),
-            Some(config) => {
-                let tls = TlsAcceptor::from(config).accept(tcp).await?;
+            Some(tls) => {
+                let tls = TlsAcceptor::from(tls.load()).accept(tcp).await?;
                 Ok(Io::Tls(Box::new(tls)))
             }
         }

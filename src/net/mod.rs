@@ -5,7 +5,9 @@
 //! streams that `tonic::transport::Server::serve_with_incoming` serves.
 
 pub mod accept;
+mod certificate;
 pub mod incoming;
 pub mod io;
 pub mod listen;
 pub mod tls;
+pub mod tls_reload;

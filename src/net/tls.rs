@@ -1,30 +1,22 @@
-//! The certificate of the ext_proc port: read from a folder, or made in memory (runtime.md §3.3). Called by
-//! `app` while it starts.
+//! TLS of the ext_proc port: which versions and ciphers are offered, with which certificate, and whether clients must
+//! show one. Called by `app` while it starts; [`super::tls_reload`] follows the files.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType};
-use rustls::ServerConfig;
-use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version};
 
-/// Largest certificate or key file read.
-const MAX_PEM_BYTES: u64 = 1 << 20;
-
-/// Life of a certificate made here: ten years of 365 days.
-const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+use super::certificate;
 
 /// Why there is no certificate to serve with.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file of `--cert-path` cannot be read.
-    #[error("cannot read {}: {source}; --cert-path must name a folder that holds tls.crt and tls.key", .path.display())]
+    #[error("cannot read {}: {source}; --cert-path must name a folder that holds tls.crt and tls.key, --client-ca-file a file", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -52,197 +44,204 @@ pub enum TlsError {
         "cannot make a self-signed certificate: {0}; name a folder with tls.crt and tls.key in --cert-path"
     )]
     SelfSigned(String),
+    /// The authorities of client certificates cannot be used.
+    #[error("{}: client certificates cannot be verified with it: {source}", .path.display())]
+    Clients {
+        /// The file.
+        path: PathBuf,
+        /// What the TLS library said.
+        source: rustls::server::VerifierBuilderError,
+    },
     /// The TLS library refused the settings.
     #[error("cannot set up TLS: {0}")]
     Setup(#[from] rustls::Error),
 }
 
-/// The certificate new handshakes get; replacing it leaves open connections alone.
-#[derive(Debug)]
-pub struct CurrentCertificate(ArcSwap<CertifiedKey>);
+/// Versions and ciphers that are offered.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    versions: Vec<&'static SupportedProtocolVersion>,
+    suites: Vec<SupportedCipherSuite>,
+}
 
-impl CurrentCertificate {
+impl Default for Policy {
+    /// TLS 1.2 or newer, every cipher of the library: all of them have forward secrecy and authenticated
+    /// encryption.
+    fn default() -> Self {
+        Policy {
+            versions: vec![&version::TLS12, &version::TLS13],
+            suites: ring::ALL_CIPHER_SUITES.to_vec(),
+        }
+    }
+}
+
+/// What a cipher suite is called (IANA).
+fn name(suite: SupportedCipherSuite) -> String {
+    let name = format!("{:?}", suite.suite());
+    match name.strip_prefix("TLS13_") {
+        Some(rest) => format!("TLS_{rest}"),
+        None => name,
+    }
+}
+
+impl Policy {
+    /// Reads `--tls-min-version` (`1.2`, `1.3`, `VersionTLS12`, `VersionTLS13`) and `--tls-cipher-suites` (IANA names,
+    /// comma-separated; empty: all).
+    ///
+    /// # Errors
+    /// What is unknown, or that nothing is left to offer.
+    pub fn parse(min_version: &str, suites: &str) -> Result<Self, String> {
+        let mut policy = Policy::default();
+        match min_version {
+            "1.2" | "VersionTLS12" => {}
+            "1.3" | "VersionTLS13" => policy.versions = vec![&version::TLS13],
+            other => {
+                return Err(format!(
+                    "unexpected {other:?} value for \"tls-min-version\" flag: use 1.2 or 1.3"
+                ));
+            }
+        }
+        let known = policy.suites.clone();
+        let wanted: Vec<&str> = suites
+            .split(',')
+            .map(str::trim)
+            .filter(|s| !s.is_empty())
+            .collect();
+        if !wanted.is_empty() {
+            policy.suites.clear();
+        }
+        for suite in wanted {
+            let Some(found) = known.iter().find(|k| name(**k) == suite) else {
+                let names: Vec<String> = known.iter().map(|k| name(*k)).collect();
+                return Err(format!(
+                    "unknown cipher suite {suite:?} in \"tls-cipher-suites\" flag; known are {}",
+                    names.join(", ")
+                ));
+            };
+            policy.suites.push(*found);
+        }
+        let Policy { versions, suites } = &mut policy;
+        suites.retain(|s| versions.contains(&s.version()));
+        // A version without a suite would be offered in vain.
+        versions.retain(|v| suites.iter().any(|s| s.version() == *v));
+        if suites.is_empty() {
+            let text = "flag \"tls-cipher-suites\" leaves no cipher suite for TLS 1.3: name one of TLS 1.3, or allow \
+                        --tls-min-version=1.2";
+            return Err(text.into());
+        }
+        Ok(policy)
+    }
+}
+
+/// Where the parts of the set-up come from.
+#[derive(Clone, Debug, Default)]
+pub struct TlsSource {
+    /// Folder with `tls.crt` and `tls.key`; none: self-signed.
+    pub folder: Option<PathBuf>,
+    /// Authorities of client certificates, PEM; none: clients need not show one.
+    pub client_ca: Option<PathBuf>,
+    /// Versions and ciphers.
+    pub policy: Policy,
+}
+
+impl TlsSource {
+    /// Reads the files and sets up TLS.
+    ///
+    /// # Errors
+    /// A file is missing or wrong, or the TLS library refuses the settings.
+    pub fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        let key = match &self.folder {
+            Some(folder) => certificate::load(folder)?,
+            None => certificate::self_signed()?,
+        };
+        self.serve_with(key)
+    }
+
+    fn serve_with(&self, key: CertifiedKey) -> Result<Arc<ServerConfig>, TlsError> {
+        let provider = Arc::new(CryptoProvider {
+            cipher_suites: self.policy.suites.clone(),
+            ..ring::default_provider()
+        });
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&self.policy.versions)?;
+        let builder = match &self.client_ca {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let roots = Arc::new(certificate::authorities(path)?);
+                let clients = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
+                builder.with_client_cert_verifier(clients.map_err(|source| TlsError::Clients {
+                    path: path.clone(),
+                    source,
+                })?)
+            }
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    /// The files, in the order they are read.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let pair = self
+            .folder
+            .iter()
+            .flat_map(|f| [f.join("tls.crt"), f.join("tls.key")]);
+        pair.chain(self.client_ca.clone()).collect()
+    }
+}
+
+/// The set-up new handshakes get; replacing it leaves open connections alone. With it go the tickets of earlier
+/// sessions: whoever comes back is checked against the new files.
+#[derive(Debug)]
+pub struct ServerTls(ArcSwap<ServerConfig>);
+
+impl ServerTls {
     /// Starts with this one.
-    pub fn new(first: CertifiedKey) -> Arc<Self> {
-        Arc::new(CurrentCertificate(ArcSwap::from_pointee(first)))
+    pub fn new(first: Arc<ServerConfig>) -> Self {
+        ServerTls(ArcSwap::new(first))
+    }
+
+    /// The set-up for a handshake that begins now.
+    pub fn load(&self) -> Arc<ServerConfig> {
+        self.0.load_full()
     }
 
     /// From now on, this one.
-    pub fn replace(&self, next: CertifiedKey) {
-        self.0.store(Arc::new(next));
+    pub fn replace(&self, next: Arc<ServerConfig>) {
+        self.0.store(next);
     }
-}
-
-impl ResolvesServerCert for CurrentCertificate {
-    fn resolve(&self, _: ClientHello) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
-    }
-}
-
-/// Settings of the ext_proc port: TLS 1.2 or newer, `h2`, no client certificate.
-///
-/// # Errors
-/// When the TLS library refuses them.
-pub fn server_config(certificate: Arc<CurrentCertificate>) -> Result<Arc<ServerConfig>, TlsError> {
-    let provider = Arc::new(ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_cert_resolver(certificate);
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Arc::new(config))
-}
-
-/// Reads `tls.crt` and `tls.key` of a folder.
-///
-/// # Errors
-/// When a file is missing, too large, not PEM, or the two do not belong together.
-pub fn load(folder: &Path) -> Result<CertifiedKey, TlsError> {
-    let certificate_path = folder.join("tls.crt");
-    let key_path = folder.join("tls.key");
-    let content = |path: &Path, what: String| TlsError::Content {
-        path: path.into(),
-        what,
-    };
-    let pem = read(&certificate_path)?;
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<_, _>>()
-        .map_err(|e| content(&certificate_path, format!("not readable as PEM: {e}")))?;
-    if chain.is_empty() {
-        let what = "holds no certificate; it must start with -----BEGIN CERTIFICATE-----".into();
-        return Err(content(&certificate_path, what));
-    }
-    let pem = read(&key_path)?;
-    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|e| {
-        content(
-            &key_path,
-            format!("holds no private key in PEM (PKCS#8, PKCS#1 or SEC1): {e}"),
-        )
-    })?;
-    CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|source| TlsError::Pair {
-        folder: folder.into(),
-        source,
-    })
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    let size = std::fs::metadata(path).map(|m| m.len());
-    if size.as_ref().is_ok_and(|size| *size > MAX_PEM_BYTES) {
-        return Err(TlsError::Content {
-            path: path.into(),
-            what: format!("larger than {MAX_PEM_BYTES} bytes, so not a certificate or key"),
-        });
-    }
-    size.and_then(|_| std::fs::read(path))
-        .map_err(|source| TlsError::Read {
-            path: path.into(),
-            source,
-        })
-}
-
-/// Makes a certificate in memory. Nobody can have been told to trust it, so clients must skip verification;
-/// `localhost` is in it for those who look at names only.
-///
-/// # Errors
-/// When no key can be made.
-pub fn self_signed() -> Result<CertifiedKey, TlsError> {
-    let (certificate, key) = make_self_signed().map_err(|e| TlsError::SelfSigned(e.to_string()))?;
-    CertifiedKey::from_der(vec![certificate], key, &ring::default_provider())
-        .map_err(|e| TlsError::SelfSigned(e.to_string()))
-}
-
-fn make_self_signed() -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), rcgen::Error> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::OrganizationName, "Inference Ext");
-    params.subject_alt_names = vec![SanType::DnsName("localhost".try_into()?)];
-    let now = SystemTime::now();
-    params.not_before = now.into();
-    params.not_after = (now + LIFETIME).into();
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![
-        KeyUsagePurpose::DigitalSignature,
-        KeyUsagePurpose::KeyEncipherment,
-    ];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    let key = KeyPair::generate()?;
-    let certificate = params.self_signed(&key)?;
-    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-    Ok((certificate.der().clone(), key))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
-
-    fn pem_pair() -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec!["epp.test".into()])
-            .unwrap()
-            .self_signed(&key)
-            .unwrap();
-        (certificate.pem(), key.serialize_pem())
-    }
 
     #[test]
-    fn a_folder_with_a_pair_is_loaded() {
-        let (certificate, key) = pem_pair();
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("tls.crt"), &certificate).unwrap();
-        fs::write(folder.path().join("tls.key"), &key).unwrap();
-        let loaded = load(folder.path()).unwrap();
-        assert_eq!(loaded.cert.len(), 1);
-        server_config(CurrentCertificate::new(loaded)).unwrap();
-    }
-
-    #[test]
-    fn a_bad_folder_says_which_file_and_what_is_wrong() {
-        let (certificate, key) = pem_pair();
-        let (_, other_key) = pem_pair();
-        let large = "x".repeat(MAX_PEM_BYTES as usize + 1);
-        let cases: [(Option<&str>, Option<&str>, &str, &str); 7] = [
-            (None, Some(&key), "tls.crt", "--cert-path must name a folder"),
+    fn versions_and_suites_are_read_and_narrow_each_other() {
+        let offered = |min: &str, suites: &str| {
+            let policy = Policy::parse(min, suites)?;
+            let names: Vec<String> = policy.suites.iter().map(|s| name(*s)).collect();
+            Ok::<_, String>((policy.versions.len(), names))
+        };
+        assert_eq!(offered("1.2", "").unwrap().0, 2);
+        assert_eq!(offered("VersionTLS12", "").unwrap().1.len(), 9);
+        let (versions, names) = offered("1.3", "").unwrap();
+        assert_eq!((versions, names.len()), (1, 3));
+        let one = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256";
+        assert_eq!(offered("1.2", one).unwrap(), (1, vec![one.into()]));
+        let both = offered("1.2", &format!(" {one}, TLS_AES_128_GCM_SHA256 ,")).unwrap();
+        assert_eq!((both.0, both.1.len()), (2, 2));
+        for (min, suites, why) in [
+            ("1.1", "", "use 1.2 or 1.3"),
             (
-                Some(&certificate),
-                None,
-                "tls.key",
-                "--cert-path must name a folder",
+                "1.2",
+                "TLS_RSA_WITH_RC4_128_SHA",
+                "known are TLS_AES_256_GCM_SHA384",
             ),
-            (Some("hello"), Some(&key), "tls.crt", "holds no certificate"),
-            (Some(&key), Some(&key), "tls.crt", "holds no certificate"),
-            (
-                Some(&certificate),
-                Some(&certificate),
-                "tls.key",
-                "holds no private key",
-            ),
-            (Some(&large), Some(&key), "tls.crt", "larger than"),
-            (
-                Some(&certificate),
-                Some(&other_key),
-                "",
-                "cannot be used together",
-            ),
-        ];
-        for (crt, key, file, want) in cases {
-            let folder = tempfile::tempdir().unwrap();
-            for (name, text) in [("tls.crt", crt), ("tls.key", key)] {
-                if let Some(text) = text {
-                    fs::write(folder.path().join(name), text).unwrap();
-                }
-            }
-            let error = load(folder.path()).unwrap_err().to_string();
-            assert!(error.contains(want), "{error}\nwant {want}");
-            assert!(error.contains(file), "{error}\nwant {file}");
+            ("1.3", one, "leaves no cipher suite"),
+        ] {
+            let error = offered(min, suites).unwrap_err();
+            assert!(error.contains(why), "{error}");
         }
-    }
-
-    #[test]
-    fn each_self_signed_certificate_is_another() {
-        let (a, b) = (self_signed().unwrap(), self_signed().unwrap());
-        assert_ne!(a.cert, b.cert);
     }
 }

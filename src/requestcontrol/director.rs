@@ -20,10 +20,12 @@ use crate::plugin::{Cycle, Mutation, PluginInstance, PreRequest, ResponseComplet
 use crate::saturation::UtilizationDetector;
 use crate::scheduling::{PluginTimers, Scheduler};
 use crate::telemetry::metrics::{Metrics, PluginTimer};
+use crate::telemetry::spans::{ExchangeSpan, Tracer};
 use crate::wire::openai;
 
 use super::routed::{Routed, destination};
 use super::subset::Subset;
+use super::trace::{self, Stages};
 use super::workspace::{self, Workspace};
 
 /// What a director is made of.
@@ -42,6 +44,8 @@ pub struct DirectorParts {
     pub clock: Clock,
     /// Ignore subset hints (`--disable-endpoint-subset-filter`).
     pub ignore_subset: bool,
+    /// Records exchanges.
+    pub tracer: Tracer,
 }
 
 /// Routes requests. Immutable; share it in an `Arc`.
@@ -53,6 +57,7 @@ pub struct Director {
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Clock,
     ignore_subset: bool,
+    pub(super) tracer: Tracer,
     pre_request: Vec<(Arc<dyn PreRequest>, PluginTimer)>,
     pub(super) response_headers: Vec<(Arc<dyn ResponseHeaders>, PluginTimer)>,
     pub(super) response_complete: Vec<(Arc<dyn ResponseComplete>, PluginTimer)>,
@@ -69,6 +74,7 @@ impl Director {
             metrics,
             clock,
             ignore_subset,
+            tracer,
         } = parts;
         let timer = |point: &str, p: &PluginInstance| metrics.plugin_timer(point, p.type_name, &p.name);
         let pre_request = plugins
@@ -91,6 +97,7 @@ impl Director {
             metrics,
             clock,
             ignore_subset,
+            tracer,
         }
     }
 
@@ -140,6 +147,7 @@ impl Director {
         body: &mut Body,
         metadata: &Metadata,
         picked: &mut Picked,
+        span: &mut ExchangeSpan,
     ) -> Result<Routed, RequestError> {
         let bytes = body.contiguous();
         let path = headers::PATHS
@@ -148,7 +156,7 @@ impl Director {
         let api = openai::api_of_path(path.unwrap_or("/v1/completions"));
         let parsed = openai::parse(&bytes, api)
             .map_err(|_| RequestError::new(Code::BadRequest, "Error unmarshaling request body"))?;
-        let (incoming_model, span) = parsed
+        let (incoming_model, place) = parsed
             .model
             .ok_or_else(|| RequestError::new(Code::BadRequest, "model not found in request body"))?;
         let target_model = self.target_model(&incoming_model, &request_headers);
@@ -168,6 +176,7 @@ impl Director {
             .first_of(&headers::FAIRNESS_ID)
             .filter(|f| !f.is_empty());
         let objective = request_headers.first_of(&headers::OBJECTIVE);
+        let named = objective.filter(|_| span.recording()).map(str::to_owned);
         let request = InferenceRequest {
             fairness_id: fairness.unwrap_or(headers::DEFAULT_FAIRNESS_ID).to_owned(),
             priority: objective.map_or(0, |o| self.datastore.objectives().priority(o)),
@@ -180,9 +189,10 @@ impl Director {
             target_model,
             prompt,
         };
-        let mut routed = self.schedule(&request, metadata, generated, picked)?;
+        trace::request(span, &request, named.as_deref());
+        let mut routed = self.schedule(&request, metadata, generated, picked, span)?;
         if changed {
-            routed.body = openai::splice_model(&bytes, span, &request.target_model).to_vec();
+            routed.body = openai::splice_model(&bytes, place, &request.target_model).to_vec();
             routed.body_changed = true;
         } else {
             routed.body = body.chunks().to_vec();
@@ -216,6 +226,7 @@ impl Director {
         metadata: &Metadata,
         generated_id: bool,
         picked: &mut Picked,
+        span: &mut ExchangeSpan,
     ) -> Result<Routed, RequestError> {
         let fleet = self.datastore.fleet();
         let now = self.clock.now();
@@ -229,7 +240,11 @@ impl Director {
             let endpoints = self.candidates(&fleet, metadata, subset);
             signals.extend(endpoints.iter().map(|e| e.signals(&request.target_model)));
             // Legacy admission: only requests below priority 0 can be shed.
-            if request.priority < 0 && self.detector.saturation(signals, now) >= 1.0 {
+            let shed = request.priority < 0 && self.detector.saturation(signals, now) >= 1.0;
+            if span.recording() {
+                trace::admission(span, (now, self.clock.now()), endpoints.len(), shed);
+            }
+            if shed {
                 let text = "system saturated, sheddable request dropped";
                 let error = RequestError::new(Code::InferencePoolResourceExhausted, text);
                 return Err(error.dropped(DropReason::Saturated));
@@ -245,18 +260,25 @@ impl Director {
                 prefix,
             };
             let started = Instant::now();
-            let outcome = self.scheduler.schedule_observed(
-                &cycle,
-                rand::random(),
-                decision,
-                &mut self.timers.observer(),
-            );
+            let (seed, mut timers) = (rand::random(), self.timers.observer());
+            let outcome = if span.recording() {
+                let mut stages = Stages::new(timers, &self.clock);
+                let outcome = self
+                    .scheduler
+                    .schedule_observed(&cycle, seed, decision, &mut stages);
+                stages.tell(span, &self.scheduler, &cycle, decision);
+                outcome
+            } else {
+                self.scheduler
+                    .schedule_observed(&cycle, seed, decision, &mut timers)
+            };
             self.metrics.scheduled(started.elapsed(), outcome.is_ok());
             outcome.map_err(|e| {
                 let text = format!("failed to find target pod: {e}");
                 RequestError::new(Code::InferencePoolResourceExhausted, text)
             })?;
             let destination = destination(&cycle, decision)?;
+            trace::pick(span, &cycle, decision);
             picked.target = decision
                 .targets()
                 .first()

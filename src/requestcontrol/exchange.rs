@@ -8,8 +8,10 @@ use crate::model::error::RequestError;
 use crate::model::exchange::{Completion, End, Picked};
 use crate::model::headers::Headers;
 use crate::model::metadata::Metadata;
+use crate::model::usage::Usage;
 use crate::plugin::{Mutation, ResponseView};
 use crate::telemetry::metrics::ModelMetrics;
+use crate::telemetry::spans::{ExchangeSpan, names};
 use crate::wire::usage::UsageWatcher;
 
 use super::director::Director;
@@ -29,6 +31,7 @@ pub struct Exchange {
     usage: UsageWatcher,
     response_bytes: u64,
     finished: bool,
+    span: ExchangeSpan,
 }
 
 impl Exchange {
@@ -44,6 +47,7 @@ impl Exchange {
             usage: UsageWatcher::Blind,
             response_bytes: 0,
             finished: false,
+            span: ExchangeSpan::default(),
         }
     }
 
@@ -56,9 +60,14 @@ impl Exchange {
         request: &Headers,
         metadata: &Metadata,
     ) -> Result<Routed, RequestError> {
+        self.trace(request);
         match self.director.route_without_body(request, metadata) {
-            Ok((routed, picked)) => {
+            Ok((mut routed, picked)) => {
                 self.picked = picked;
+                self.span
+                    .set(names::REQUEST_ID, || self.picked.request_id.clone());
+                self.span.set(names::ENDPOINT, || routed.destination.to_string());
+                routed.hand_on(&self.span);
                 Ok(routed)
             }
             Err(e) => Err(self.rejected(e)),
@@ -75,8 +84,11 @@ impl Exchange {
         body: &mut Body,
         metadata: &Metadata,
     ) -> Result<Routed, RequestError> {
-        match self.director.route(request, body, metadata, &mut self.picked) {
-            Ok(routed) => {
+        self.trace(&request);
+        let (picked, span) = (&mut self.picked, &mut self.span);
+        match self.director.route(request, body, metadata, picked, span) {
+            Ok(mut routed) => {
+                routed.hand_on(&self.span);
                 let models = self.models();
                 models.accepted(routed.body_len() as u64);
                 models.running(1);
@@ -87,9 +99,23 @@ impl Exchange {
         }
     }
 
+    /// Begins the span of a request.
+    fn trace(&mut self, request: &Headers) {
+        let director = &self.director;
+        self.span = director
+            .tracer
+            .exchange(self.received, director.clock.now(), |name| request.get(name));
+        self.span.set(names::PATH, || {
+            let path = request.get(":path").unwrap_or_default();
+            path.split('?').next().unwrap_or_default().to_owned()
+        });
+    }
+
     /// Notes a rejection decided by the front end or the director.
     pub fn rejected(&mut self, error: RequestError) -> RequestError {
         self.error = Some(error.code.name());
+        self.span
+            .set(names::STATUS, || i64::from(error.code.http_status()));
         error
     }
 
@@ -103,6 +129,9 @@ impl Exchange {
         let status = response.get(":status").or_else(|| response.get("status"));
         if status.is_some_and(|s| !s.starts_with(['1', '2', '3'])) {
             self.error.get_or_insert(MODEL_SERVER_ERROR);
+        }
+        if let Some(status) = status.and_then(|s| s.parse::<i64>().ok()) {
+            self.span.set(names::STATUS, || status);
         }
         self.usage =
             UsageWatcher::for_content(response.get("content-type"), response.get("content-encoding"));
@@ -153,6 +182,7 @@ impl Exchange {
         } else {
             end
         };
+        self.end_span(end, usage);
         let completion = Completion {
             end,
             usage,
@@ -166,6 +196,28 @@ impl Exchange {
             plugin.response_complete(&self.picked, &completion);
             timer.observe(started.elapsed());
         }
+    }
+
+    fn end_span(&mut self, end: End, usage: Option<Usage>) {
+        let span = &mut self.span;
+        if let Some(code) = self.error {
+            span.fail(code);
+        }
+        if let Some(usage) = usage.filter(|_| span.recording()) {
+            let whole = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+            span.set(names::INPUT_TOKENS, || whole(usage.prompt));
+            span.set(names::OUTPUT_TOKENS, || whole(usage.completion));
+            span.set(names::CACHED_TOKENS, || whole(usage.cached));
+        }
+        span.set(names::RESPONSE_BYTES, || {
+            i64::try_from(self.response_bytes).unwrap_or(i64::MAX)
+        });
+        span.set(names::END, || match end {
+            End::Natural => "natural",
+            End::Disconnected => "disconnected",
+            End::Error => "error",
+        });
+        span.end();
     }
 
     fn models(&mut self) -> Arc<ModelMetrics> {

@@ -7,6 +7,7 @@ mod director;
 mod exchange;
 mod routed;
 mod subset;
+mod trace;
 mod workspace;
 
 pub use current::CurrentDirector;

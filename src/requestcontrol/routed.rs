@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::model::error::{Code, RequestError};
 use crate::model::headers::{self, Headers};
 use crate::plugin::{Cycle, Decision, Mutation};
+use crate::telemetry::spans::ExchangeSpan;
 
 /// Where a request goes and what changes on the way.
 #[derive(Clone, Debug)]
@@ -45,6 +46,15 @@ impl Routed {
             }
         }
         for (name, value) in mutation.set {
+            self.remove.retain(|r| *r != name);
+            self.set.retain(|(n, _)| *n != name);
+            self.set.push((name.into(), value));
+        }
+    }
+
+    /// Hands the trace on to the model server: last, so that it replaces what the client sent.
+    pub fn hand_on(&mut self, span: &ExchangeSpan) {
+        for (name, value) in span.headers() {
             self.remove.retain(|r| *r != name);
             self.set.retain(|(n, _)| *n != name);
             self.set.push((name.into(), value));

@@ -1,4 +1,5 @@
-//! F1: metric names and recorders, log set-up. Knows no other module of its floor.
+//! F1: metric names and recorders, log set-up, spans. Knows no other module of its floor.
 
 pub mod logging;
 pub mod metrics;
+pub mod spans;

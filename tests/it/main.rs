@@ -11,7 +11,10 @@ mod floors;
 mod kubernetes;
 mod net;
 mod poller;
+mod reload;
 mod routing;
+mod shutdown;
 mod sim;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;

@@ -24,6 +24,8 @@ pub struct Options {
     pub endpoints: String,
     /// More flags.
     pub flags: Vec<String>,
+    /// Environment variables.
+    pub env: Vec<(String, String)>,
 }
 
 impl Options {
@@ -57,7 +59,35 @@ impl Options {
             profiles,
             endpoints: text,
             flags: Vec::new(),
+            env: Vec::new(),
         }
+    }
+
+    /// One profile with these scorers and weights, in place of the hermetic one.
+    pub fn scored_by(mut self, scorers: &[(&str, f64)]) -> Self {
+        self.plugins = scorers.iter().map(|(s, _)| format!("- type: {s}\n")).collect();
+        self.profiles = String::from("schedulingProfiles:\n- name: default\n  plugins:\n");
+        for (scorer, weight) in scorers {
+            writeln!(self.profiles, "  - {{pluginRef: {scorer}, weight: {weight}}}").unwrap();
+        }
+        self
+    }
+
+    /// Adds an environment variable.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// The configuration, with endpoints from the file `endpoints`.
+    pub fn config(&self, endpoints: &Path) -> String {
+        format!(
+            "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins:\n{}- type: file-discovery\n  \
+             parameters: {{path: {}, watchFile: true}}\n{}dataLayer:\n  discovery: {{pluginRef: file-discovery}}\n",
+            self.plugins,
+            endpoints.display(),
+            self.profiles
+        )
     }
 
     /// Adds a flag.
@@ -96,17 +126,15 @@ impl Epp {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("endpoints.yaml"), &options.endpoints).unwrap();
-        let config = format!(
-            "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins:\n{}- type: file-discovery\n  \
-             parameters: {{path: {}, watchFile: true}}\n{}dataLayer:\n  discovery: {{pluginRef: file-discovery}}\n",
-            options.plugins,
-            path("endpoints.yaml").display(),
-            options.profiles
-        );
-        std::fs::write(path("config.yaml"), config).unwrap();
+        std::fs::write(path("config.yaml"), options.config(&path("endpoints.yaml"))).unwrap();
+        let environment: Vec<(&str, &str)> = options
+            .env
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .collect();
         let mut flags = vec!["--pool-name=test-pool".to_owned()];
         flags.extend(options.flags.iter().cloned());
-        let mut epp = Epp::spawn(folder, &flags, &[]);
+        let mut epp = Epp::spawn(folder, &flags, &environment);
         let ready = format!("inference_pool_ready_pods{{name=\"test-pool\"}} {endpoints}");
         epp.eventually(&ready).await;
         epp
@@ -159,6 +187,37 @@ impl Epp {
     /// The endpoints file, for tests that change it.
     pub fn endpoints_file(&self) -> PathBuf {
         self.folder.path().join("endpoints.yaml")
+    }
+
+    /// Replaces the configuration file in one step, as an editor or a mount does.
+    pub fn configure(&self, text: &str) {
+        let (new, file) = (
+            self.folder.path().join("config.new"),
+            self.folder.path().join("config.yaml"),
+        );
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(&new, &file).unwrap();
+    }
+
+    /// The configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.path().join("config.yaml")
+    }
+
+    /// Waits until its stderr has a line with `text`; that line.
+    pub async fn says(&self, text: &str) -> String {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            let log = self.log();
+            if let Some(line) = log.lines().find(|l| l.contains(text)) {
+                return line.to_owned();
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "`{text}` is not said in\n{log}"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// What it has written to stderr.

@@ -7,6 +7,7 @@ use crate::discovery::file::LoadError;
 use crate::kubernetes::ConnectError;
 use crate::net::listen::BindError;
 use crate::net::tls::TlsError;
+use crate::telemetry::spans::ExportError;
 
 use super::shutdown::Cut;
 
@@ -49,6 +50,9 @@ pub enum RunError {
     /// A certificate cannot be had.
     #[error("{0}")]
     Tls(#[from] TlsError),
+    /// Spans cannot be sent.
+    #[error("{0}")]
+    Tracing(#[from] ExportError),
     /// A port cannot be opened.
     #[error("{0}")]
     Bind(#[from] BindError),

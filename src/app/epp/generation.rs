@@ -15,6 +15,7 @@ use crate::model::active_config::{ActiveConfig, ConfigState};
 use crate::plugin::{EndpointObserver, PluginInstance};
 use crate::requestcontrol::{CurrentDirector, Director, DirectorParts};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::spans::Tracer;
 
 use super::configure;
 use super::errors::RunError;
@@ -31,6 +32,8 @@ pub struct Lasting {
     pub datastore: Arc<Datastore>,
     /// Engines where a configuration has none.
     pub engines: Arc<Engines>,
+    /// Records exchanges.
+    pub tracer: Tracer,
 }
 
 /// What one configuration made.
@@ -53,6 +56,7 @@ impl Generation {
             metrics: lasting.metrics.clone(),
             clock: lasting.clock.clone(),
             ignore_subset: settings.ignore_subset,
+            tracer: lasting.tracer.clone(),
         }));
         Generation {
             director,

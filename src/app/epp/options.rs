@@ -137,6 +137,27 @@ pub static FLAGS: &[Flag] = &[
         "follow changes of the certificate folder",
     ),
     ours(flag(
+        "client-ca-file",
+        Kind::Text,
+        "",
+        SERVERS,
+        "file with the authorities of client certificates; set, clients of the ext_proc port must show one",
+    )),
+    ours(flag(
+        "tls-min-version",
+        Kind::Text,
+        "1.2",
+        SERVERS,
+        "oldest TLS version of the ext_proc port, 1.2 or 1.3",
+    )),
+    ours(flag(
+        "tls-cipher-suites",
+        Kind::Text,
+        "",
+        SERVERS,
+        "cipher suites of the ext_proc port by their IANA names, comma-separated; empty is every one of the library",
+    )),
+    ours(flag(
         "bind-address",
         Kind::Text,
         "::",

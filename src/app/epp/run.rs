@@ -6,6 +6,7 @@
 //! What is built once is made here; what a configuration makes is a [`Generation`], replaced while it runs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -19,9 +20,11 @@ use crate::discovery::file::FileDiscovery;
 use crate::extproc::{ExtProcService, Limits};
 use crate::kubernetes::lease::Outcome;
 use crate::net::accept;
-use crate::net::tls::{self, CurrentCertificate};
+use crate::net::tls::ServerTls;
+use crate::net::tls_reload::TlsReloader;
 use crate::telemetry::logging;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::spans::{Exporter, Tracer};
 
 use super::cluster::Cluster;
 use super::errors::RunError;
@@ -32,6 +35,9 @@ use super::settings::{ConfigSource, Settings};
 use super::shutdown::{self, Signals};
 use super::workers::{self, Workers};
 use super::{announce, configure};
+
+/// Longest wait for the collector at the end.
+const FLUSH: Duration = Duration::from_secs(3);
 
 /// Runs until the first SIGINT or SIGTERM, then drains; a second one ends the process at once.
 ///
@@ -63,7 +69,9 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         Some(file) => Some(FileDiscovery::load(file.clone(), datastore.clone())?),
         None => None,
     };
+    let (exporter, tracer) = spans(&settings, &metrics)?;
     let lasting = Lasting {
+        tracer,
         engines: configure::engines_of_flags(&settings)?,
         metrics: metrics.clone(),
         clock: clock.clone(),
@@ -71,7 +79,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     };
     let scraping = configure::poller_settings(&settings, &built.plugins, &lasting.engines);
     let poller = Poller::new(scraping, datastore.clone(), clock.clone())?;
-    let tls = certificate(&settings)?;
+    let tls = tls(&settings)?;
     let ports = Ports::bind(&settings, cluster.is_some())?;
     announce::starting(
         &settings,
@@ -131,6 +139,11 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         HealthService::new(&state),
         background.clone(),
     ));
+    if let Some(tls) = tls.filter(|_| settings.cert_reload) {
+        let reloader = TlsReloader::new(settings.tls.clone(), tls);
+        let told = lasting.metrics.clone();
+        tokio::spawn(reloader.follow(move |good| told.certificate_reloaded(good), background.clone()));
+    }
     tokio::spawn(accept::run(ports.grpc, workers.sockets.clone(), drain.clone()));
     let drain_timeout = settings.drain_timeout;
     let step_down = CancellationToken::new();
@@ -170,6 +183,9 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     };
     let drained = shutdown::drained(drained, drain_timeout, &mut signals).await;
     background.cancel();
+    if let Some(exporter) = exporter {
+        exporter.stop(FLUSH).await;
+    }
     drained?;
     if lost {
         return Err(RunError::LeadershipLost);
@@ -200,13 +216,18 @@ fn queues_on_page(metrics: &Metrics, datastore: &Arc<Datastore>) {
     });
 }
 
-fn certificate(settings: &Settings) -> Result<Option<Arc<rustls::ServerConfig>>, RunError> {
+/// The exporter and its tracer, where tracing is on and the environment asks for it.
+fn spans(settings: &Settings, metrics: &Arc<Metrics>) -> Result<(Option<Exporter>, Tracer), RunError> {
+    let Some(asked) = settings.tracing.as_ref() else {
+        return Ok((None, Tracer::default()));
+    };
+    let (exporter, tracer) = Exporter::start(asked, env!("CARGO_PKG_VERSION"), metrics)?;
+    Ok((Some(exporter), tracer))
+}
+
+fn tls(settings: &Settings) -> Result<Option<Arc<ServerTls>>, RunError> {
     if !settings.secure {
         return Ok(None);
     }
-    let key = match &settings.cert_path {
-        Some(folder) => tls::load(folder)?,
-        None => tls::self_signed()?,
-    };
-    Ok(Some(tls::server_config(CurrentCertificate::new(key))?))
+    Ok(Some(Arc::new(ServerTls::new(settings.tls.load()?))))
 }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::base::flags::{self, Parsed, Stop};
+use crate::net::tls::{Policy, TlsSource};
 use crate::telemetry::logging::{self, Encoder, Threshold, TimeFormat};
+use crate::telemetry::spans::TracingSettings;
 
 use super::environment::{Environment, Lookup};
 use super::options::{FLAGS, METRIC_FLAGS};
@@ -43,8 +45,8 @@ pub struct Settings {
     pub health_checking: bool,
     /// TLS on the ext_proc port.
     pub secure: bool,
-    /// Folder of the certificate.
-    pub cert_path: Option<PathBuf>,
+    /// Certificate, client authorities, versions and ciphers of the ext_proc port.
+    pub tls: TlsSource,
     /// Follow changes of the certificate folder.
     pub cert_reload: bool,
     /// ext_proc worker threads, at least 1.
@@ -77,6 +79,8 @@ pub struct Settings {
     pub max_message: usize,
     /// Logging.
     pub logging: logging::Options,
+    /// Tracing; `None`: off, or no exporter is asked for.
+    pub tracing: Option<TracingSettings>,
     /// What the environment says.
     pub environment: Environment,
     /// Flags that were given and do nothing yet, with what to expect instead.
@@ -145,7 +149,13 @@ pub fn read(program: &str, args: &[OsString], lookup: Lookup<'_>) -> CommandLine
     }
     let environment = environment::read(lookup);
     lines.extend(environment.warnings.iter().map(|w| format!("warning: {w}")));
-    CommandLine::Run(Box::new(Settings::new(&parsed, environment)), lines)
+    let mut settings = Settings::new(&parsed, environment);
+    if parsed.bool("tracing") {
+        let (tracing, warnings) = TracingSettings::read(lookup);
+        settings.tracing = tracing;
+        lines.extend(warnings.into_iter().map(|w| format!("warning: {w}")));
+    }
+    CommandLine::Run(Box::new(settings), lines)
 }
 
 impl Settings {
@@ -153,6 +163,7 @@ impl Settings {
     fn new(p: &Parsed, environment: Environment) -> Self {
         let port = |name: &str| u16::try_from(p.int(name)).unwrap_or(0);
         let time = |name: &str| p.duration(name).to_std().unwrap_or_default();
+        let path = |name: &str| Some(p.text(name)).filter(|c| !c.is_empty()).map(PathBuf::from);
         let size = |name: &str| usize::try_from(p.int(name)).unwrap_or(usize::MAX);
         let mut target_ports: Vec<u16> = Vec::new();
         for port in p
@@ -192,9 +203,12 @@ impl Settings {
             metrics_auth: p.bool("metrics-endpoint-auth"),
             health_checking: p.bool("health-checking"),
             secure: p.bool("secure-serving"),
-            cert_path: Some(p.text("cert-path"))
-                .filter(|c| !c.is_empty())
-                .map(PathBuf::from),
+            tls: TlsSource {
+                folder: path("cert-path"),
+                client_ca: path("client-ca-file"),
+                policy: Policy::parse(p.text("tls-min-version"), p.text("tls-cipher-suites"))
+                    .unwrap_or_default(),
+            },
             cert_reload: p.bool("enable-cert-reload"),
             threads,
             drain_timeout: time("drain-timeout"),
@@ -211,6 +225,7 @@ impl Settings {
             max_request_body: size("max-request-body-size"),
             max_message: size("grpc-max-recv-msg-size"),
             logging: logging_options(p),
+            tracing: None,
             environment,
             idle_flags: idle_flags(p),
         }
@@ -291,10 +306,11 @@ fn idle_flags(p: &Parsed) -> Vec<&'static str> {
     let asked = |name: &'static str| p.is_set(name) && p.bool(name);
     let rows = [
         (
-            asked("enable-cert-reload"),
-            "enable-cert-reload: the certificate is read once, at start-up",
+            asked("enable-cert-reload")
+                && p.text("cert-path").is_empty()
+                && p.text("client-ca-file").is_empty(),
+            "enable-cert-reload: there is nothing to follow without --cert-path or --client-ca-file",
         ),
-        (asked("tracing"), "tracing: no spans are exported yet"),
         (
             asked("enable-pprof"),
             "enable-pprof: there are no profiling pages yet",

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use crate::base::flags::Parsed;
+use crate::net::tls::Policy;
 
 use super::options::METRIC_FLAGS;
 
@@ -168,6 +169,15 @@ fn ours(p: &Parsed, errors: &mut Vec<String>) {
                 "flag \"{name}\" must be a number of bytes above 0, not {value}"
             ));
         }
+    }
+    errors.extend(Policy::parse(p.text("tls-min-version"), p.text("tls-cipher-suites")).err());
+    if !p.bool("secure-serving") {
+        let tls = ["client-ca-file", "tls-min-version", "tls-cipher-suites"];
+        errors.extend(
+            tls.iter()
+                .filter(|f| p.is_set(f))
+                .map(|f| format!("flag \"{f}\" needs TLS: drop it, or --secure-serving=false")),
+        );
     }
     let threads = p.int("threads");
     if !(0..=1024).contains(&threads) {

@@ -11,6 +11,7 @@ use crate::admin::health::HealthService;
 use crate::extproc::{self, ExtProcService};
 use crate::net::accept::{Socket, WORKER_BACKLOG};
 use crate::net::incoming::{HANDSHAKE_TIMEOUT, incoming};
+use crate::net::tls::ServerTls;
 
 /// Running workers.
 pub struct Workers {
@@ -27,7 +28,7 @@ impl Workers {
     pub fn start(
         threads: usize,
         service: &ExtProcService,
-        tls: Option<&Arc<rustls::ServerConfig>>,
+        tls: Option<&Arc<ServerTls>>,
         drain: &CancellationToken,
     ) -> io::Result<Self> {
         let mut workers = Workers {

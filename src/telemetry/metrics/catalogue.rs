@@ -115,6 +115,10 @@ catalogue! {
         "[ALPHA] 1 when the configuration file was accepted as it is, 0 while its last change is refused");
     CONFIG_RELOAD_TIME = gauge("inference_extension_config_last_reload_success_timestamp_seconds", &[],
         "[ALPHA] When a configuration was last accepted, in seconds since the Unix epoch");
+    CERTIFICATE_RELOADS = counter("inference_extension_certificate_reloads_total", &["result"],
+        "[ALPHA] Changes of the certificate files while running, by success and failure");
+    TRACE_SPANS = counter("inference_extension_trace_spans_total", &["result"],
+        "[ALPHA] Ended spans: exported to the collector, dropped because the queue was full, or failed to be sent");
 
     PROCESS_CPU = counter("process_cpu_seconds_total", &[],
         "Seconds of CPU the process used, user and system");

@@ -159,6 +159,26 @@ impl Metrics {
         self.families.operations.config_applied(hash, at);
     }
 
+    /// Spans reached the collector.
+    pub fn spans_exported(&self, n: u64) {
+        self.families.operations.spans(0, n);
+    }
+
+    /// Spans were dropped because the queue to the collector was full.
+    pub fn spans_dropped(&self, n: u64) {
+        self.families.operations.spans(1, n);
+    }
+
+    /// Spans were lost because the collector could not be reached or refused them.
+    pub fn spans_failed(&self, n: u64) {
+        self.families.operations.spans(2, n);
+    }
+
+    /// Changed certificate files were taken, or refused.
+    pub fn certificate_reloaded(&self, good: bool) {
+        self.families.operations.certificate_reloaded(good);
+    }
+
     /// A changed configuration was refused.
     pub fn config_refused(&self) {
         self.families.operations.config_refused();

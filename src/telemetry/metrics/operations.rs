@@ -1,4 +1,5 @@
-//! What an operator changes while it runs, and whether it took: the configuration in force.
+//! What an operator changes while it runs, and whether it took: the configuration in force, certificates; and what became of
+//! spans.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ pub struct Operations {
     config: ArcSwapOption<(Arc<str>, f64)>,
     /// 1 while the last change was refused.
     config_refused: AtomicU64,
+    certificates: [AtomicU64; 2],
+    spans: [AtomicU64; 3],
 }
 
 impl Operations {
@@ -31,6 +34,16 @@ impl Operations {
         self.config_refused.store(1, Ordering::Relaxed);
     }
 
+    /// Changed certificate files were taken, or refused.
+    pub fn certificate_reloaded(&self, good: bool) {
+        self.certificates[usize::from(good)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts spans as exported (0), dropped (1) or failed (2).
+    pub fn spans(&self, result: usize, n: u64) {
+        self.spans[result].fetch_add(n, Ordering::Relaxed);
+    }
+
     /// Writes what is known onto the page.
     pub fn write(&self, page: &mut Page<'_>) -> fmt::Result {
         if let Some(config) = self.config.load_full() {
@@ -40,7 +53,14 @@ impl Operations {
             page.one(&catalogue::CONFIG_RELOAD_GOOD, Value::Level(good))?;
             page.one(&catalogue::CONFIG_RELOAD_TIME, Value::Ratio(config.1))?;
         }
-        Ok(())
+        let [refused, taken] = &self.certificates;
+        let reloads = [("failure", refused), ("success", taken)];
+        let reloads =
+            reloads.map(|(result, n)| ([("result", result)], Value::Count(n.load(Ordering::Relaxed))));
+        page.labelled(&catalogue::CERTIFICATE_RELOADS, reloads)?;
+        let spans = ["exported", "dropped", "failed"].into_iter().zip(&self.spans);
+        let spans = spans.map(|(result, n)| ([("result", result)], Value::Count(n.load(Ordering::Relaxed))));
+        page.labelled(&catalogue::TRACE_SPANS, spans)
     }
 }
 

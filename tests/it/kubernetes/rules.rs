@@ -139,8 +139,5 @@ async fn rewrites_apply_exact_first_then_generic_and_the_oldest_wins() {
     api.delete(REWRITES, "z-old");
     sent_as_becomes(&epp, "m", "young").await;
     let page = epp.page().await.unwrap();
-    assert!(
-        page.contains("model_rewrite_name=\"z-old\""),
-        "{page}"
-    );
+    assert!(page.contains("model_rewrite_name=\"z-old\""), "{page}");
 }
