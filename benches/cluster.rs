@@ -104,8 +104,12 @@ async fn flips() {
     let client = connect(epp.address).await;
     let routed = async || {
         let mut exchange = Exchange::open(&client).await;
-        exchange.send(request_headers(&[("x-request-id", "r")], false)).await;
-        exchange.send(request_body(r#"{"model":"m","prompt":"p"}"#, true)).await;
+        exchange
+            .send(request_headers(&[("x-request-id", "r")], false))
+            .await;
+        exchange
+            .send(request_body(r#"{"model":"m","prompt":"p"}"#, true))
+            .await;
         matches!(exchange.answer().await, Answer::RequestHeaders(..))
     };
     let (mut joins, mut leaves) = (Vec::new(), Vec::new());
@@ -148,7 +152,11 @@ async fn change(server: &ApiServer, time: Duration) {
         tokio::time::sleep_until(at.into()).await;
         let n = (i as usize / 2) % PODS_WATCHED;
         let name = format!("p-{n}");
-        let state = if i % 2 == 0 { unready_pod(&name, &address(n)) } else { pod(&name, &address(n)) };
+        let state = if i % 2 == 0 {
+            unready_pod(&name, &address(n))
+        } else {
+            pod(&name, &address(n))
+        };
         server.apply(PODS, state);
     }
 }
@@ -156,14 +164,22 @@ async fn change(server: &ApiServer, time: Duration) {
 async fn churn() {
     let server = ApiServer::start();
     server.apply(POOLS, pool(&[8000]));
-    server.apply_all(PODS, (0..PODS_WATCHED).map(|i| pod(&format!("p-{i}"), &address(i))));
+    server.apply_all(
+        PODS,
+        (0..PODS_WATCHED).map(|i| pod(&format!("p-{i}"), &address(i))),
+    );
     let folder = tempfile::tempdir().unwrap();
     let start = Instant::now();
     let (epp, health) = epp(&server, &folder);
     ready(health).await;
     let took = start.elapsed();
     let what = format!("start until ready, {PODS_WATCHED} pods listed");
-    row(&what, &format!("{:.0} ms", ms(took)), "2 s", took <= Duration::from_secs(2));
+    row(
+        &what,
+        &format!("{:.0} ms", ms(took)),
+        "2 s",
+        took <= Duration::from_secs(2),
+    );
 
     let cpu = |before: Duration, time: Duration| (epp.cpu() - before).as_secs_f64() / time.as_secs_f64();
     tokio::time::sleep(Duration::from_secs(1)).await;

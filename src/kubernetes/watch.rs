@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::telemetry::logging::verbose;
 
 /// First and longest pause after a failure.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// How often a kind that the server does not know is looked for: its CRD may be installed later.
 const LOOK: Duration = Duration::from_secs(2);
