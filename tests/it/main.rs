@@ -5,6 +5,7 @@
 mod admin;
 mod cli;
 mod config;
+mod deploy;
 mod discovery;
 mod envoy_wire;
 mod floors;
