@@ -17,3 +17,4 @@ mod sim;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;
+mod tracing;

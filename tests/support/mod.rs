@@ -9,6 +9,7 @@
     reason = "each test binary uses a part; tests fail by panicking"
 )]
 
+pub mod collector;
 pub mod envoy;
 pub mod epp;
 pub mod ext_proc;
