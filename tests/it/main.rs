@@ -8,6 +8,7 @@ mod config;
 mod discovery;
 mod envoy_wire;
 mod floors;
+mod logs;
 mod net;
 mod poller;
 mod reload;

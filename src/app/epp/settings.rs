@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::base::flags::{self, Parsed, Stop};
 use crate::net::tls::{Policy, TlsSource};
-use crate::telemetry::logging::{self, Encoder, Threshold, TimeFormat};
+use crate::telemetry::logging::{self, Encoder, StackLevel, Threshold, TimeFormat};
 use crate::telemetry::spans::TracingSettings;
 
 use super::environment::{Environment, Lookup};
@@ -287,7 +287,13 @@ fn logging_options(p: &Parsed) -> logging::Options {
         "rfc3339nano" => TimeFormat::Rfc3339Nano,
         _ => TimeFormat::Rfc3339,
     };
+    let stack = match p.text("zap-stacktrace-level").to_ascii_lowercase().as_str() {
+        "info" => StackLevel::Info,
+        "error" => StackLevel::Error,
+        _ => StackLevel::Panic,
+    };
     logging::Options {
+        stack,
         threshold,
         encoder,
         time,
@@ -312,10 +318,6 @@ fn idle_flags(p: &Parsed) -> Vec<&'static str> {
         (
             asked("enable-pprof"),
             "enable-pprof: there are no profiling pages yet",
-        ),
-        (
-            p.is_set("zap-stacktrace-level"),
-            "zap-stacktrace-level: log lines carry no stack traces",
         ),
     ];
     rows.into_iter()

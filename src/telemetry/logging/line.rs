@@ -12,29 +12,25 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::Context;
 
-use super::Encoder;
+use super::repeats::Repeats;
 use super::sampling::Sampler;
 use super::time_format::TimeFormat;
 use super::verbosity::Grade;
+use super::{Encoder, Options, request, stack};
+
+/// Key of the request's id, as in the reference.
+const REQUEST_ID: &str = "x-request-id";
 
 /// The layer that writes.
 pub struct Lines<W> {
-    encoder: Encoder,
-    time: TimeFormat,
-    sampler: Option<Sampler>,
-    writer: W,
-}
-
-impl<W> Lines<W> {
-    /// Lines of this look, all of them or a sample.
-    pub fn new(encoder: Encoder, time: TimeFormat, sampler: Option<Sampler>, writer: W) -> Self {
-        Lines {
-            encoder,
-            time,
-            sampler,
-            writer,
-        }
-    }
+    /// How lines look.
+    pub options: Options,
+    /// Of all lines a sample, where asked for.
+    pub sampler: Option<Sampler>,
+    /// Limits warnings and errors that repeat.
+    pub repeats: Repeats,
+    /// Where lines go.
+    pub writer: W,
 }
 
 impl<S: Subscriber, W: for<'a> MakeWriter<'a> + 'static> Layer<S> for Lines<W> {
@@ -42,16 +38,31 @@ impl<S: Subscriber, W: for<'a> MakeWriter<'a> + 'static> Layer<S> for Lines<W> {
         let now = SystemTime::now();
         let mut content = Content::default();
         event.record(&mut content);
-        let level = Grade::of(event.metadata()).name();
-        if let Some(sampler) = &self.sampler {
-            let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            if !sampler.passes(&level, &content.message, second) {
-                return;
+        let grade = Grade::of(event.metadata());
+        let level = grade.name();
+        let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if let Some(sampler) = &self.sampler
+            && !sampler.passes(&level, &content.message, second)
+        {
+            return;
+        }
+        if grade <= Grade::Warn {
+            match self.repeats.passes(event.metadata(), second) {
+                None => return,
+                Some(0) => {}
+                Some(n) => content.fields.push(("suppressed", n.into())),
             }
         }
-        let line = match self.encoder {
-            Encoder::Console => console(self.time.write(now), level, event.metadata(), content),
-            Encoder::Json => json(self.time, now, level, event.metadata(), content),
+        if let Some(id) = request::current() {
+            content.fields.push((REQUEST_ID, id.into()));
+        }
+        if self.options.stack.covers(grade) && content.stack.is_none() {
+            content.stack = Some(stack::capture());
+        }
+        let time = self.options.time;
+        let line = match self.options.encoder {
+            Encoder::Console => console(time.write(now), level, event.metadata(), content),
+            Encoder::Json => json(time, now, level, event.metadata(), content),
         };
         // One write, so that lines of several threads do not mix. If standard error is gone there is nowhere
         // left to say so.
@@ -59,7 +70,7 @@ impl<S: Subscriber, W: for<'a> MakeWriter<'a> + 'static> Layer<S> for Lines<W> {
     }
 }
 
-fn console(time: String, level: String, metadata: &Metadata, content: Content) -> String {
+fn console(time: String, level: String, metadata: &Metadata, mut content: Content) -> String {
     let level = level.to_uppercase();
     let mut line = format!("{time}\t{level}");
     for part in [logger(metadata), caller(metadata), content.message.clone()] {
@@ -68,6 +79,7 @@ fn console(time: String, level: String, metadata: &Metadata, content: Content) -
             line.push_str(&on_one_line(&part));
         }
     }
+    let stack = content.stack.take();
     let fields: Vec<String> = content
         .into_fields()
         .map(|(k, v)| format!("{}:{v}", quote(k)))
@@ -76,6 +88,11 @@ fn console(time: String, level: String, metadata: &Metadata, content: Content) -
         line.push_str(&format!("\t{{{}}}", fields.join(",")));
     }
     line.push('\n');
+    // Below the line, as zap has it: a stack is for eyes.
+    if let Some(stack) = stack {
+        line.push_str(&stack);
+        line.push('\n');
+    }
     line
 }
 
@@ -140,13 +157,15 @@ struct Content {
     message: String,
     fields: Vec<(&'static str, Value)>,
     error: Option<Value>,
+    stack: Option<String>,
 }
 
 impl Content {
-    /// The fields as written, the error last.
+    /// The fields as written, then the error and the stack.
     fn into_fields(self) -> impl Iterator<Item = (&'static str, Value)> {
         let error = self.error.map(|e| ("error", e));
-        self.fields.into_iter().chain(error)
+        let stack = self.stack.map(|s| ("stacktrace", s.into()));
+        self.fields.into_iter().chain(error).chain(stack)
     }
 
     fn add(&mut self, field: &Field, value: Value) {
@@ -158,6 +177,7 @@ impl Content {
                 }
             }
             "error" => self.error = Some(value),
+            "stacktrace" => self.stack = value.as_str().map(str::to_owned),
             name => self.fields.push((name, value)),
         }
     }
