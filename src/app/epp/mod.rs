@@ -6,6 +6,7 @@ mod settings;
 mod validate;
 
 mod announce;
+mod check;
 mod configure;
 mod errors;
 mod generation;
@@ -15,6 +16,7 @@ mod run;
 mod shutdown;
 mod workers;
 
+pub use check::{Checked, check};
 pub use errors::RunError;
 pub use options::{FLAGS, PROGRAM};
 pub use run::run;

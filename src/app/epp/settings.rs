@@ -114,6 +114,8 @@ pub struct MetricSpecs {
 pub enum CommandLine {
     /// Run with these settings; the lines go to stderr first.
     Run(Box<Settings>, Vec<String>),
+    /// `epp check …`: check the configuration and end; the lines go to stderr first.
+    Check(Box<Settings>, Vec<String>),
     /// `--help`: the text goes to stderr, exit code 0.
     Help(String),
     /// A usage error: the text goes to stderr, exit code 2.
@@ -124,6 +126,8 @@ pub enum CommandLine {
 
 /// Reads a command line and the environment.
 pub fn read(program: &str, args: &[OsString], lookup: Lookup<'_>) -> CommandLine {
+    // The first word alone: elsewhere words are ignored, as in the reference.
+    let checking = args.first().is_some_and(|word| word == CHECK);
     let (parsed, stop) = flags::parse(FLAGS, args);
     let mut lines = parsed.notes.clone();
     match stop {
@@ -138,7 +142,7 @@ pub fn read(program: &str, args: &[OsString], lookup: Lookup<'_>) -> CommandLine
         lines.push(format!("{}\n{text}", flags::help(program, FLAGS)));
         return CommandLine::Usage(lines.join("\n"));
     }
-    let errors = validate::errors(&parsed);
+    let errors = validate::errors(&parsed, checking);
     if !errors.is_empty() {
         lines.extend(errors.into_iter().map(|e| format!("error: {e}")));
         return CommandLine::Refused(lines);
@@ -151,8 +155,14 @@ pub fn read(program: &str, args: &[OsString], lookup: Lookup<'_>) -> CommandLine
         settings.tracing = tracing;
         lines.extend(warnings.into_iter().map(|w| format!("warning: {w}")));
     }
+    if checking {
+        return CommandLine::Check(Box::new(settings), lines);
+    }
     CommandLine::Run(Box::new(settings), lines)
 }
+
+/// The word that asks for a check instead of a run.
+const CHECK: &str = "check";
 
 impl Settings {
     /// `parsed` has passed validation.
