@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod discovery;
 mod envoy_wire;
+mod flags;
 mod floors;
 mod logs;
 mod net;

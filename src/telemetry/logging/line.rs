@@ -73,7 +73,8 @@ impl<S: Subscriber, W: for<'a> MakeWriter<'a> + 'static> Layer<S> for Lines<W> {
 fn console(time: String, level: String, metadata: &Metadata, mut content: Content) -> String {
     let level = level.to_uppercase();
     let mut line = format!("{time}\t{level}");
-    for part in [logger(metadata), caller(metadata), content.message.clone()] {
+    let (logger, caller) = content.origin(metadata);
+    for part in [logger, caller, content.message.clone()] {
         if !part.is_empty() {
             line.push('\t');
             line.push_str(&on_one_line(&part));
@@ -98,12 +99,13 @@ fn console(time: String, level: String, metadata: &Metadata, mut content: Conten
 
 fn json(time: TimeFormat, now: SystemTime, level: String, metadata: &Metadata, content: Content) -> String {
     let now = time.write(now);
+    let (logger, caller) = content.origin(metadata);
     let mut line = format!(
         "{{\"level\":{},\"ts\":{},\"logger\":{},\"caller\":{},\"msg\":{}",
         quote(&level),
         if time.numeric() { now } else { quote(&now) },
-        quote(&logger(metadata)),
-        quote(&caller(metadata)),
+        quote(&logger),
+        quote(&caller),
         quote(&content.message),
     );
     for (key, value) in content.into_fields() {
@@ -135,18 +137,14 @@ fn quote(text: &str) -> String {
 }
 
 /// The module that speaks, without the library's name: `extproc.session`.
-fn logger(metadata: &Metadata) -> String {
-    let target = metadata.target();
+fn logger(target: &str) -> String {
     let module = target.split('@').next().unwrap_or(target);
     let module = module.strip_prefix("endpoint_picker::").unwrap_or(module);
     module.replace("::", ".")
 }
 
 /// `folder/file.rs:line`
-fn caller(metadata: &Metadata) -> String {
-    let (Some(file), Some(line)) = (metadata.file(), metadata.line()) else {
-        return String::new();
-    };
+fn caller(file: &str, line: u64) -> String {
     let folder = file.rmatch_indices('/').nth(1).map_or(0, |(at, _)| at + 1);
     format!("{}:{line}", &file[folder..])
 }
@@ -158,9 +156,22 @@ struct Content {
     fields: Vec<(&'static str, Value)>,
     error: Option<Value>,
     stack: Option<String>,
+    /// Where a record of the `log` crate comes from, in place of the event's own origin: target, file, line.
+    record: (Option<String>, Option<String>, u64),
 }
 
 impl Content {
+    /// Logger and caller.
+    fn origin(&self, metadata: &Metadata) -> (String, String) {
+        let (target, file, line) = &self.record;
+        let target = target.as_deref().unwrap_or(metadata.target());
+        let (file, line) = match file {
+            Some(file) => (Some(file.as_str()), *line),
+            None => (metadata.file(), metadata.line().unwrap_or_default().into()),
+        };
+        (logger(target), file.map_or_else(String::new, |f| caller(f, line)))
+    }
+
     /// The fields as written, then the error and the stack.
     fn into_fields(self) -> impl Iterator<Item = (&'static str, Value)> {
         let error = self.error.map(|e| ("error", e));
@@ -177,6 +188,10 @@ impl Content {
                 }
             }
             "error" => self.error = Some(value),
+            "log.target" => self.record.0 = value.as_str().map(str::to_owned),
+            "log.file" => self.record.1 = value.as_str().map(str::to_owned),
+            "log.line" => self.record.2 = value.as_u64().unwrap_or_default(),
+            "log.module_path" => {}
             "stacktrace" => self.stack = value.as_str().map(str::to_owned),
             name => self.fields.push((name, value)),
         }
