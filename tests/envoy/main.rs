@@ -5,6 +5,7 @@
 
 mod faults;
 mod hardening;
+mod operate;
 mod plain;
 mod routing;
 #[path = "../support/mod.rs"]
