@@ -318,6 +318,22 @@ async fn a_collector_that_never_answers_costs_nothing_but_spans() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_is_no_url_ends_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let endpoints = folder.path().join("endpoints.yaml");
+    let options = Options::hermetic(&[]);
+    std::fs::write(&endpoints, &options.endpoints).unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_epp"))
+        .arg(format!("--config-text={}", options.config(&endpoints)))
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", "not a url")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("check OTEL_EXPORTER_OTLP_ENDPOINT"), "{said}");
+}
+
+#[tokio::test]
 async fn variables_that_cannot_be_followed_are_said() {
     let env = [
         ("OTEL_TRACES_EXPORTER", "console"),

@@ -54,19 +54,14 @@ fn frames(text: &str) -> String {
             _ => {}
         }
     }
-    let inside = |f: &(&str, &str)| {
+    let inside = |(function, place): &(&str, &str)| {
         [
-            "std::",
-            "core::",
-            "alloc::",
-            "tracing",
-            "<tracing",
-            "rust_begin_unwind",
-            "__rustc",
+            "std::", "core::", "alloc::", "tracing", "<tracing", "<alloc::", "<core::", "__rustc",
         ]
         .iter()
-        .any(|p| f.0.starts_with(p))
-            || f.0.contains("telemetry::logging::")
+        .any(|p| function.starts_with(p))
+            || function.contains("telemetry::logging::")
+            || place.contains("telemetry/logging/")
     };
     let first = frames.iter().position(|f| !inside(f)).unwrap_or(0);
     let mut out = String::new();
