@@ -16,7 +16,7 @@ LOCKED := --locked
 CHART  := deploy/helm/endpoint-picker
 
 .DEFAULT_GOAL := help
-.PHONY: help check test manifests test-e2e-smoke test-e2e-full bench demo demo-once demo-build fuzz docs venv clean
+.PHONY: help check check-config test manifests test-e2e-smoke test-e2e-full bench demo demo-once demo-build fuzz docs venv clean
 
 help: ## What can be made, and what each does
 	@echo "make <target>:"
@@ -46,6 +46,10 @@ test-e2e-full: venv ## Behind a real Envoy: all of it, hardening and faults incl
 
 bench: ## The hot paths beside their floors and bars (about 5 minutes; wants an idle machine)
 	$(CARGO) bench $(LOCKED)
+
+check-config: ## Check a configuration without starting: make check-config CONFIG=config/default.yaml
+	@test -n "$(CONFIG)" || { echo "which one? make check-config CONFIG=path/to/config.yaml" >&2; exit 1; }
+	$(CARGO) run $(LOCKED) --quiet --bin epp -- check --config-file="$(CONFIG)"
 
 fuzz: ## Each fuzz target for a minute (SECONDS_PER_TARGET=60); needs nightly Rust and cargo-fuzz
 	@$(CARGO) fuzz --version >/dev/null 2>&1 || { \

@@ -27,6 +27,24 @@ fn main() -> ExitCode {
             say(&lines.join("\n"));
             ExitCode::FAILURE
         }
+        CommandLine::Check(settings, lines) => {
+            for line in lines {
+                say(&line);
+            }
+            match epp::check(&settings) {
+                Ok(checked) => {
+                    for warning in checked.warnings {
+                        say(&format!("warning: {warning}"));
+                    }
+                    let _ = write!(std::io::stdout(), "{}", checked.effective);
+                    ExitCode::SUCCESS
+                }
+                Err(error) => {
+                    say(&format!("error: {error}"));
+                    ExitCode::FAILURE
+                }
+            }
+        }
         CommandLine::Run(settings, lines) => {
             if !lines.is_empty() {
                 say(&lines.join("\n"));

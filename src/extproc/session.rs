@@ -11,6 +11,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame};
 use tonic::{Code, Status};
 
+use crate::telemetry::logging::request_scope;
 use crate::wire::ext_proc::{self, Outbox};
 use crate::wire::grpc::Deframer;
 
@@ -73,7 +74,9 @@ impl Session {
 
     /// Ends the stream with an error: never with OK, which Envoy would take for "go on with an empty body".
     fn fail(&mut self, status: Status) {
-        tracing::warn!(target: "extproc", code = ?status.code(), error = status.message(), "stream failed");
+        let lines = request_scope(self.stream.request_id());
+        tracing::warn!(code = ?status.code(), error = status.message(), "Stream failed");
+        drop(lines);
         self.stream.on_failure();
         self.verdict = Some(status);
     }

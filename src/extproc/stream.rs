@@ -28,9 +28,8 @@ static WRONG_MODE: Once = Once::new();
 
 fn say_wrong_mode(mode: BodyMode) {
     tracing::warn!(
-        target: "extproc",
         ?mode,
-        "request bodies cannot be read in this request_body_mode: routing by headers alone; set FULL_DUPLEX_STREAMED"
+        "Request bodies cannot be read in this request_body_mode: routing by headers alone; set FULL_DUPLEX_STREAMED"
     );
 }
 
@@ -140,6 +139,11 @@ impl Stream {
             End::Disconnected
         };
         self.exchange.finish(end);
+    }
+
+    /// Id of the request, once it is known; else empty.
+    pub fn request_id(&self) -> &str {
+        self.exchange.request_id()
     }
 
     /// Handling failed inside; the exchange counts as an error.

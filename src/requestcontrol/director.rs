@@ -19,6 +19,7 @@ use crate::model::request::InferenceRequest;
 use crate::plugin::{Cycle, Mutation, PluginInstance, PreRequest, ResponseComplete, ResponseHeaders};
 use crate::saturation::UtilizationDetector;
 use crate::scheduling::{PluginTimers, Scheduler};
+use crate::telemetry::logging::{request_scope, verbose};
 use crate::telemetry::metrics::{Metrics, PluginTimer};
 use crate::telemetry::spans::{ExchangeSpan, Tracer};
 use crate::wire::openai;
@@ -136,7 +137,7 @@ impl Director {
         })
     }
 
-    /// Routes a request with its whole body. `picked` is filled as far as the request was understood, also
+    /// Routes a request with its whole body; lines written meanwhile carry its id. `picked` is filled as far as the request was understood, also
     /// when it is rejected, so that errors are counted under the right model.
     ///
     /// # Errors
@@ -146,6 +147,39 @@ impl Director {
         request_headers: Headers,
         body: &mut Body,
         metadata: &Metadata,
+        picked: &mut Picked,
+        span: &mut ExchangeSpan,
+    ) -> Result<Routed, RequestError> {
+        let (id, generated) = request_id(&request_headers);
+        let _lines = request_scope(&id);
+        picked.request_id.clone_from(&id);
+        let routed = self.understand(request_headers, body, metadata, (id, generated), picked, span);
+        match &routed {
+            Ok(routed) => verbose!(
+                3,
+                model = picked.incoming_model,
+                target_model = picked.target_model,
+                priority = picked.priority,
+                destination = &*routed.destination,
+                "Request picked"
+            ),
+            Err(error) => verbose!(
+                2,
+                code = error.code.name(),
+                model = picked.incoming_model,
+                error = %error,
+                "Request rejected"
+            ),
+        }
+        routed
+    }
+
+    fn understand(
+        &self,
+        request_headers: Headers,
+        body: &mut Body,
+        metadata: &Metadata,
+        (id, generated): (String, bool),
         picked: &mut Picked,
         span: &mut ExchangeSpan,
     ) -> Result<Routed, RequestError> {
@@ -171,7 +205,6 @@ impl Director {
             )
         })?;
 
-        let (id, generated) = request_id(&request_headers);
         let fairness = request_headers
             .first_of(&headers::FAIRNESS_ID)
             .filter(|f| !f.is_empty());
@@ -200,7 +233,6 @@ impl Director {
         routed
             .set
             .push((Cow::Borrowed("Content-Length"), routed.body_len().to_string()));
-        picked.request_id = request.id;
         picked.fairness_id = request.fairness_id;
         picked.priority = request.priority;
         Ok(routed)

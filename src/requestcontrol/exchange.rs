@@ -10,6 +10,7 @@ use crate::model::headers::Headers;
 use crate::model::metadata::Metadata;
 use crate::model::usage::Usage;
 use crate::plugin::{Mutation, ResponseView};
+use crate::telemetry::logging::{request_scope, verbose};
 use crate::telemetry::metrics::ModelMetrics;
 use crate::telemetry::spans::{ExchangeSpan, names};
 use crate::wire::usage::UsageWatcher;
@@ -111,6 +112,11 @@ impl Exchange {
         });
     }
 
+    /// Id of the request, once it is known; else empty.
+    pub fn request_id(&self) -> &str {
+        &self.picked.request_id
+    }
+
     /// Notes a rejection decided by the front end or the director.
     pub fn rejected(&mut self, error: RequestError) -> RequestError {
         self.error = Some(error.code.name());
@@ -135,6 +141,7 @@ impl Exchange {
         }
         self.usage =
             UsageWatcher::for_content(response.get("content-type"), response.get("content-encoding"));
+        let _lines = request_scope(&self.picked.request_id);
         let mut mutation = Mutation::default();
         let view = ResponseView {
             picked: &self.picked,
@@ -159,6 +166,7 @@ impl Exchange {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
+        let _lines = request_scope(&self.picked.request_id);
         let streamed = matches!(self.usage, UsageWatcher::Events(_));
         let usage = std::mem::take(&mut self.usage).finish();
         let took = self.director.clock.now().saturating_duration_since(self.received);
@@ -183,6 +191,14 @@ impl Exchange {
             end
         };
         self.end_span(end, usage);
+        verbose!(
+            3,
+            end = ?end,
+            error_code = self.error.unwrap_or_default(),
+            response_bytes = self.response_bytes,
+            ms = took.as_secs_f64() * 1e3,
+            "Request ended"
+        );
         let completion = Completion {
             end,
             usage,

@@ -6,6 +6,7 @@
 mod cluster;
 mod faults;
 mod hardening;
+mod operate;
 mod plain;
 mod routing;
 #[path = "../support/mod.rs"]

@@ -290,3 +290,65 @@ fn the_flags_page_lists_every_flag_with_its_default() {
         assert_eq!(row.contains("(ours)"), flag.ours, "--{}", flag.name);
     }
 }
+
+#[test]
+fn a_configuration_is_checked_without_starting() {
+    let checked = |args: &[&str]| {
+        let output = run(args, &[]);
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let file = crate::support::epp::in_package("config/default.yaml");
+    let flag = format!("--config-file={}", file.display());
+    let (code, stdout, stderr) = checked(&["check", &flag]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    for line in [
+        format!("# {}: good; config_hash ", file.display()).as_str(),
+        "profileHandler: single-profile-handler",
+        "queueDepthThreshold: 5",
+        "metricsStalenessThreshold: 200ms",
+        "type: max-score-picker",
+    ] {
+        assert!(stdout.contains(line), "{line}:\n{stdout}");
+    }
+    let wrong = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins: [{type: queue-scorr}]\nplugin: 1\n";
+    let (code, stdout, stderr) = checked(&["check", &format!("--config-text={wrong}")]);
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert!(
+        stderr.contains("did you mean \"queue-scorer\"?") && stderr.contains("unknown field \"plugin\""),
+        "{stderr}"
+    );
+    let (code, _, stderr) = checked(&["check"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.contains("nothing to check: name a configuration with --config-file or --config-text"),
+        "{stderr}"
+    );
+    let (code, _, stderr) = checked(&["check", MISSING]);
+    assert_eq!((code, stderr.contains(ACCEPTED)), (Some(1), true), "{stderr}");
+    let (code, _, _) = checked(&["check", "--confg-file=x"]);
+    assert_eq!(code, Some(2));
+}
+
+#[test]
+fn the_endpoints_file_is_checked_with_the_configuration_that_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let endpoints = folder.path().join("endpoints.yaml");
+    let config = format!(
+        "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins:\n- type: file-discovery\n  parameters: \
+         {{path: {}}}\n- type: queue-scorer\ndataLayer: {{discovery: {{pluginRef: file-discovery}}}}\n",
+        endpoints.display()
+    );
+    let flag = format!("--config-text={config}");
+    let said = |code: i32| {
+        let output = run(&["check", &flag], &[]);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        stderr
+    };
+    assert!(said(0).contains("warning: not checked: cannot read the endpoints file"));
+    std::fs::write(&endpoints, "endpoints: [{name: a, adress: 10.0.0.1, port: 1}]").unwrap();
+    assert!(said(1).contains("adress"));
+    std::fs::write(&endpoints, "endpoints: [{name: a, address: 10.0.0.1, port: 1}]").unwrap();
+    assert_eq!(said(0), "");
+}

@@ -8,8 +8,10 @@ mod config;
 mod deploy;
 mod discovery;
 mod envoy_wire;
+mod flags;
 mod floors;
 mod kubernetes;
+mod logs;
 mod net;
 mod poller;
 mod reload;
@@ -19,3 +21,4 @@ mod sim;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;
+mod tracing;

@@ -6,7 +6,7 @@ use tonic::transport::Channel;
 
 use crate::support::epp::{Epp, Options};
 use crate::support::ext_proc::{
-    Answer, Exchange, connect, request_body, request_headers, response_body, response_headers,
+    Answer, Exchange, connect, full_duplex, request_body, request_headers, response_body, response_headers,
 };
 use crate::support::model_server::{ModelServer, State};
 use crate::support::ports;
@@ -48,19 +48,6 @@ async fn routed(client: &Client, body: &str) -> (Exchange, SocketAddr) {
     let to = destination.unwrap().1.parse().unwrap();
     assert!(matches!(exchange.answer().await, Answer::RequestBody(..)));
     (exchange, to)
-}
-
-fn full_duplex(
-    mut message: envoy_types::pb::envoy::service::ext_proc::v3::ProcessingRequest,
-) -> envoy_types::pb::envoy::service::ext_proc::v3::ProcessingRequest {
-    message.protocol_config = Some(
-        envoy_types::pb::envoy::service::ext_proc::v3::ProtocolConfiguration {
-            request_body_mode: 4,
-            response_body_mode: 4,
-            ..Default::default()
-        },
-    );
-    message
 }
 
 /// The response goes by and the exchange ends well.

@@ -121,6 +121,16 @@ pub fn request_headers(pairs: &[(&str, &str)], end: bool) -> pb::ProcessingReque
     message(Request::RequestHeaders(http_headers(pairs, end)))
 }
 
+/// Says that both bodies are streamed in full duplex, as Envoy does in its first message.
+pub fn full_duplex(mut message: pb::ProcessingRequest) -> pb::ProcessingRequest {
+    message.protocol_config = Some(pb::ProtocolConfiguration {
+        request_body_mode: 4,
+        response_body_mode: 4,
+        ..Default::default()
+    });
+    message
+}
+
 /// A piece of the request body.
 pub fn request_body(bytes: impl AsRef<[u8]>, end: bool) -> pb::ProcessingRequest {
     let body = pb::HttpBody {

@@ -11,6 +11,7 @@
 )]
 
 pub mod apiserver;
+pub mod collector;
 pub mod envoy;
 pub mod epp;
 pub mod ext_proc;

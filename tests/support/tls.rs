@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -91,6 +91,9 @@ impl Authority {
     /// A new one.
     pub fn new() -> Self {
         let mut params = CertificateParams::new(vec!["authority.test".into()]).unwrap();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "authority.test");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap().pem();
@@ -103,7 +106,8 @@ impl Authority {
     /// A certificate for `name`.
     pub fn issue(&self, name: &str) -> Pair {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.into()]).unwrap();
+        let mut params = CertificateParams::new(vec![name.into()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Pair {
             certificate: certificate.pem(),

@@ -6,6 +6,7 @@ mod settings;
 mod validate;
 
 mod announce;
+mod check;
 mod cluster;
 mod configure;
 mod errors;
@@ -16,6 +17,7 @@ mod run;
 mod shutdown;
 mod workers;
 
+pub use check::{Checked, check};
 pub use errors::RunError;
 pub use options::{FLAGS, PROGRAM};
 pub use run::run;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::base::flags::{self, Parsed, Stop};
 use crate::net::tls::{Policy, TlsSource};
-use crate::telemetry::logging::{self, Encoder, Threshold, TimeFormat};
+use crate::telemetry::logging::{self, Encoder, StackLevel, Threshold, TimeFormat};
 use crate::telemetry::spans::TracingSettings;
 
 use super::environment::{Environment, Lookup};
@@ -118,6 +118,8 @@ pub struct MetricSpecs {
 pub enum CommandLine {
     /// Run with these settings; the lines go to stderr first.
     Run(Box<Settings>, Vec<String>),
+    /// `epp check …`: check the configuration and end; the lines go to stderr first.
+    Check(Box<Settings>, Vec<String>),
     /// `--help`: the text goes to stderr, exit code 0.
     Help(String),
     /// A usage error: the text goes to stderr, exit code 2.
@@ -128,6 +130,8 @@ pub enum CommandLine {
 
 /// Reads a command line and the environment.
 pub fn read(program: &str, args: &[OsString], lookup: Lookup<'_>) -> CommandLine {
+    // The first word alone: elsewhere words are ignored, as in the reference.
+    let checking = args.first().is_some_and(|word| word == CHECK);
     let (parsed, stop) = flags::parse(FLAGS, args);
     let mut lines = parsed.notes.clone();
     match stop {
@@ -142,7 +146,7 @@ pub fn read(program: &str, args: &[OsString], lookup: Lookup<'_>) -> CommandLine
         lines.push(format!("{}\n{text}", flags::help(program, FLAGS)));
         return CommandLine::Usage(lines.join("\n"));
     }
-    let errors = validate::errors(&parsed);
+    let errors = validate::errors(&parsed, checking);
     if !errors.is_empty() {
         lines.extend(errors.into_iter().map(|e| format!("error: {e}")));
         return CommandLine::Refused(lines);
@@ -155,8 +159,14 @@ pub fn read(program: &str, args: &[OsString], lookup: Lookup<'_>) -> CommandLine
         settings.tracing = tracing;
         lines.extend(warnings.into_iter().map(|w| format!("warning: {w}")));
     }
+    if checking {
+        return CommandLine::Check(Box::new(settings), lines);
+    }
     CommandLine::Run(Box::new(settings), lines)
 }
+
+/// The word that asks for a check instead of a run.
+const CHECK: &str = "check";
 
 impl Settings {
     /// `parsed` has passed validation.
@@ -293,7 +303,13 @@ fn logging_options(p: &Parsed) -> logging::Options {
         "rfc3339nano" => TimeFormat::Rfc3339Nano,
         _ => TimeFormat::Rfc3339,
     };
+    let stack = match p.text("zap-stacktrace-level").to_ascii_lowercase().as_str() {
+        "info" => StackLevel::Info,
+        "error" => StackLevel::Error,
+        _ => StackLevel::Panic,
+    };
     logging::Options {
+        stack,
         threshold,
         encoder,
         time,
@@ -314,10 +330,6 @@ fn idle_flags(p: &Parsed) -> Vec<&'static str> {
         (
             asked("enable-pprof"),
             "enable-pprof: there are no profiling pages yet",
-        ),
-        (
-            p.is_set("zap-stacktrace-level"),
-            "zap-stacktrace-level: log lines carry no stack traces",
         ),
     ];
     rows.into_iter()

@@ -63,13 +63,14 @@ pub fn pool_identity(pool: bool, selector: bool) -> Result<(), String> {
     }
 }
 
-/// Everything that is wrong, in the order of the reference's checks, ours after them.
-pub fn errors(p: &Parsed) -> Vec<String> {
+/// Everything that is wrong, in the order of the reference's checks, ours after them. A configuration can be checked
+/// (`checking`) without saying which pool it is for.
+pub fn errors(p: &Parsed, checking: bool) -> Vec<String> {
     let mut errors = Vec::new();
     let text = |name: &str| !p.text(name).is_empty();
     let configured = text("config-file") || text("config-text");
     let (pool, selector_given) = (text("pool-name"), text("endpoint-selector"));
-    if !configured || (pool && selector_given) {
+    if !(configured || checking) || (pool && selector_given) {
         errors.extend(pool_identity(pool, selector_given).err());
     }
     if selector_given {

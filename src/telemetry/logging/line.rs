@@ -12,29 +12,25 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::Context;
 
-use super::Encoder;
+use super::repeats::Repeats;
 use super::sampling::Sampler;
 use super::time_format::TimeFormat;
 use super::verbosity::Grade;
+use super::{Encoder, Options, request, stack};
+
+/// Key of the request's id, as in the reference.
+const REQUEST_ID: &str = "x-request-id";
 
 /// The layer that writes.
 pub struct Lines<W> {
-    encoder: Encoder,
-    time: TimeFormat,
-    sampler: Option<Sampler>,
-    writer: W,
-}
-
-impl<W> Lines<W> {
-    /// Lines of this look, all of them or a sample.
-    pub fn new(encoder: Encoder, time: TimeFormat, sampler: Option<Sampler>, writer: W) -> Self {
-        Lines {
-            encoder,
-            time,
-            sampler,
-            writer,
-        }
-    }
+    /// How lines look.
+    pub options: Options,
+    /// Of all lines a sample, where asked for.
+    pub sampler: Option<Sampler>,
+    /// Limits warnings and errors that repeat.
+    pub repeats: Repeats,
+    /// Where lines go.
+    pub writer: W,
 }
 
 impl<S: Subscriber, W: for<'a> MakeWriter<'a> + 'static> Layer<S> for Lines<W> {
@@ -42,16 +38,31 @@ impl<S: Subscriber, W: for<'a> MakeWriter<'a> + 'static> Layer<S> for Lines<W> {
         let now = SystemTime::now();
         let mut content = Content::default();
         event.record(&mut content);
-        let level = Grade::of(event.metadata()).name();
-        if let Some(sampler) = &self.sampler {
-            let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            if !sampler.passes(&level, &content.message, second) {
-                return;
+        let grade = Grade::of(event.metadata());
+        let level = grade.name();
+        let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if let Some(sampler) = &self.sampler
+            && !sampler.passes(&level, &content.message, second)
+        {
+            return;
+        }
+        if grade <= Grade::Warn {
+            match self.repeats.passes(event.metadata(), second) {
+                None => return,
+                Some(0) => {}
+                Some(n) => content.fields.push(("suppressed", n.into())),
             }
         }
-        let line = match self.encoder {
-            Encoder::Console => console(self.time.write(now), level, event.metadata(), content),
-            Encoder::Json => json(self.time, now, level, event.metadata(), content),
+        if let Some(id) = request::current() {
+            content.fields.push((REQUEST_ID, id.into()));
+        }
+        if self.options.stack.covers(grade) && content.stack.is_none() {
+            content.stack = Some(stack::capture());
+        }
+        let time = self.options.time;
+        let line = match self.options.encoder {
+            Encoder::Console => console(time.write(now), level, event.metadata(), content),
+            Encoder::Json => json(time, now, level, event.metadata(), content),
         };
         // One write, so that lines of several threads do not mix. If standard error is gone there is nowhere
         // left to say so.
@@ -59,15 +70,17 @@ impl<S: Subscriber, W: for<'a> MakeWriter<'a> + 'static> Layer<S> for Lines<W> {
     }
 }
 
-fn console(time: String, level: String, metadata: &Metadata, content: Content) -> String {
+fn console(time: String, level: String, metadata: &Metadata, mut content: Content) -> String {
     let level = level.to_uppercase();
     let mut line = format!("{time}\t{level}");
-    for part in [logger(metadata), caller(metadata), content.message.clone()] {
+    let (logger, caller) = content.origin(metadata);
+    for part in [logger, caller, content.message.clone()] {
         if !part.is_empty() {
             line.push('\t');
             line.push_str(&on_one_line(&part));
         }
     }
+    let stack = content.stack.take();
     let fields: Vec<String> = content
         .into_fields()
         .map(|(k, v)| format!("{}:{v}", quote(k)))
@@ -76,17 +89,23 @@ fn console(time: String, level: String, metadata: &Metadata, content: Content) -
         line.push_str(&format!("\t{{{}}}", fields.join(",")));
     }
     line.push('\n');
+    // Below the line, as zap has it: a stack is for eyes.
+    if let Some(stack) = stack {
+        line.push_str(&stack);
+        line.push('\n');
+    }
     line
 }
 
 fn json(time: TimeFormat, now: SystemTime, level: String, metadata: &Metadata, content: Content) -> String {
     let now = time.write(now);
+    let (logger, caller) = content.origin(metadata);
     let mut line = format!(
         "{{\"level\":{},\"ts\":{},\"logger\":{},\"caller\":{},\"msg\":{}",
         quote(&level),
         if time.numeric() { now } else { quote(&now) },
-        quote(&logger(metadata)),
-        quote(&caller(metadata)),
+        quote(&logger),
+        quote(&caller),
         quote(&content.message),
     );
     for (key, value) in content.into_fields() {
@@ -118,18 +137,14 @@ fn quote(text: &str) -> String {
 }
 
 /// The module that speaks, without the library's name: `extproc.session`.
-fn logger(metadata: &Metadata) -> String {
-    let target = metadata.target();
+fn logger(target: &str) -> String {
     let module = target.split('@').next().unwrap_or(target);
     let module = module.strip_prefix("endpoint_picker::").unwrap_or(module);
     module.replace("::", ".")
 }
 
 /// `folder/file.rs:line`
-fn caller(metadata: &Metadata) -> String {
-    let (Some(file), Some(line)) = (metadata.file(), metadata.line()) else {
-        return String::new();
-    };
+fn caller(file: &str, line: u64) -> String {
     let folder = file.rmatch_indices('/').nth(1).map_or(0, |(at, _)| at + 1);
     format!("{}:{line}", &file[folder..])
 }
@@ -140,13 +155,28 @@ struct Content {
     message: String,
     fields: Vec<(&'static str, Value)>,
     error: Option<Value>,
+    stack: Option<String>,
+    /// Where a record of the `log` crate comes from, in place of the event's own origin: target, file, line.
+    record: (Option<String>, Option<String>, u64),
 }
 
 impl Content {
-    /// The fields as written, the error last.
+    /// Logger and caller.
+    fn origin(&self, metadata: &Metadata) -> (String, String) {
+        let (target, file, line) = &self.record;
+        let target = target.as_deref().unwrap_or(metadata.target());
+        let (file, line) = match file {
+            Some(file) => (Some(file.as_str()), *line),
+            None => (metadata.file(), metadata.line().unwrap_or_default().into()),
+        };
+        (logger(target), file.map_or_else(String::new, |f| caller(f, line)))
+    }
+
+    /// The fields as written, then the error and the stack.
     fn into_fields(self) -> impl Iterator<Item = (&'static str, Value)> {
         let error = self.error.map(|e| ("error", e));
-        self.fields.into_iter().chain(error)
+        let stack = self.stack.map(|s| ("stacktrace", s.into()));
+        self.fields.into_iter().chain(error).chain(stack)
     }
 
     fn add(&mut self, field: &Field, value: Value) {
@@ -158,6 +188,11 @@ impl Content {
                 }
             }
             "error" => self.error = Some(value),
+            "log.target" => self.record.0 = value.as_str().map(str::to_owned),
+            "log.file" => self.record.1 = value.as_str().map(str::to_owned),
+            "log.line" => self.record.2 = value.as_u64().unwrap_or_default(),
+            "log.module_path" => {}
+            "stacktrace" => self.stack = value.as_str().map(str::to_owned),
             name => self.fields.push((name, value)),
         }
     }

@@ -17,9 +17,15 @@
 //! Of other crates warnings and errors count the same, the rest two verbosities later: a transport's debug
 //! messages would drown ours. Whether a message is shown is decided once per place in the code, so that a
 //! message that is off costs one relaxed load and builds no argument.
+//!
+//! Lines written while a request is handled carry its id ([`request_scope`]). Of each place in the code ten warnings
+//! or errors are written in ten seconds; the next one says how many were left out.
 
 mod line;
+mod repeats;
+mod request;
 mod sampling;
+mod stack;
 mod time_format;
 mod verbosity;
 
@@ -31,7 +37,10 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use line::Lines;
+use repeats::Repeats;
+pub use request::{RequestScope, request_scope};
 use sampling::Sampler;
+pub use stack::StackLevel;
 pub use time_format::TimeFormat;
 pub use verbosity::Threshold;
 use verbosity::Verbosity;
@@ -50,7 +59,7 @@ pub enum Encoder {
     /// Tab-separated: time, level, logger, caller, message, then a JSON object of the fields.
     #[default]
     Console,
-    /// One JSON object: `level`, `ts`, `logger`, `caller`, `msg`, the fields, `error`.
+    /// One JSON object: `level`, `ts`, `logger`, `caller`, `msg`, the fields, `error`, `stacktrace`.
     Json,
 }
 
@@ -66,6 +75,8 @@ pub struct Options {
     /// Production logging (`--zap-devel=false`): of the same message the first 100 a second are written, then
     /// every 100th. Not done from verbosity 2 on.
     pub sampled: bool,
+    /// Lines that carry a stack trace (`--zap-stacktrace-level`).
+    pub stack: StackLevel,
 }
 
 /// Starts logging to standard error, for the whole process.
@@ -75,7 +86,9 @@ pub struct Options {
 pub fn init(options: Options) -> Result<(), TryInitError> {
     tracing_subscriber::registry()
         .with(layer(options, std::io::stderr))
-        .try_init()
+        .try_init()?;
+    stack::log_panics();
+    Ok(())
 }
 
 /// The layer that writes lines to `writer`, filtered by the options' threshold; stands beside other layers.
@@ -86,7 +99,13 @@ where
 {
     let sampled = options.sampled && options.threshold < Threshold::Verbosity(2);
     let sampler = sampled.then(Sampler::default);
-    Lines::new(options.encoder, options.time, sampler, writer).with_filter(Verbosity(options.threshold))
+    let lines = Lines {
+        options,
+        sampler,
+        repeats: Repeats::default(),
+        writer,
+    };
+    lines.with_filter(Verbosity(options.threshold))
 }
 
 #[cfg(test)]

@@ -177,3 +177,96 @@ fn production_logging_samples_a_repeated_message_but_not_from_verbosity_2_on() {
         assert!(lines.len() >= 100);
     }
 }
+
+#[test]
+fn lines_written_while_a_request_is_handled_carry_its_id() {
+    let lines = logged(options(Threshold::Verbosity(0), Encoder::Json), || {
+        let scope = request_scope("id-1");
+        tracing::info!(a = 1, "inside");
+        tracing::error!(error = "e", "inside, too");
+        drop(scope);
+        tracing::info!("outside");
+    });
+    let keys = |line: &str| {
+        let value: Value = serde_json::from_str(line).unwrap();
+        value
+            .get("x-request-id")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
+    assert_eq!(keys(&lines[0]).as_deref(), Some("id-1"));
+    assert!(
+        lines[1].ends_with(r#""x-request-id":"id-1","error":"e"}"#),
+        "{}",
+        lines[1]
+    );
+    assert_eq!(keys(&lines[2]), None);
+}
+
+#[test]
+fn an_error_that_repeats_is_written_ten_times_and_counted() {
+    let lines = logged(options(Threshold::Verbosity(0), Encoder::Json), || {
+        for i in 0..500 {
+            tracing::warn!(i, "again");
+            tracing::info!(i, "not limited");
+        }
+        tracing::warn!("another place");
+    });
+    let count = |text: &str| lines.iter().filter(|l| l.contains(text)).count();
+    // Twice as many if the test runs over the turn of a window.
+    assert!([10, 20].contains(&count("again")), "{}", count("again"));
+    assert_eq!((count("not limited"), count("another place")), (500, 1));
+}
+
+#[test]
+fn the_next_line_of_a_window_says_how_many_were_left_out() {
+    struct Place(&'static tracing::Metadata<'static>);
+    static CALLSITE: tracing::callsite::DefaultCallsite = {
+        static META: tracing::Metadata<'static> = tracing::metadata! {
+            name: "place",
+            target: "epp",
+            level: tracing::Level::WARN,
+            fields: &[],
+            callsite: &CALLSITE,
+            kind: tracing::metadata::Kind::EVENT,
+        };
+        tracing::callsite::DefaultCallsite::new(&META)
+    };
+    let place = Place(tracing::callsite::Callsite::metadata(&CALLSITE));
+    let repeats = Repeats::default();
+    let passed = (0..25)
+        .filter(|_| repeats.passes(place.0, 100) == Some(0))
+        .count();
+    assert_eq!(passed, 10);
+    assert_eq!(repeats.passes(place.0, 110), Some(15));
+    assert_eq!(repeats.passes(place.0, 110), Some(0));
+}
+
+#[test]
+fn a_stack_is_captured_from_the_level_of_the_flag_on() {
+    for (stack, covered) in [
+        (StackLevel::Info, [true, true, true, false]),
+        (StackLevel::Error, [true, false, false, false]),
+        (StackLevel::Panic, [false; 4]),
+    ] {
+        for encoder in [Encoder::Json, Encoder::Console] {
+            let options = Options {
+                stack,
+                ..options(Threshold::Verbosity(1), encoder)
+            };
+            let got = |speak: fn()| {
+                let lines = logged(options, speak);
+                lines
+                    .concat()
+                    .contains("a_stack_is_captured_from_the_level_of_the_flag_on")
+            };
+            let got = [
+                got(|| tracing::error!("x")),
+                got(|| tracing::warn!("x")),
+                got(|| tracing::info!("x")),
+                got(|| verbose!(1, "x")),
+            ];
+            assert_eq!(got, covered, "{stack:?} {encoder:?}");
+        }
+    }
+}

@@ -55,7 +55,14 @@ impl Exporter {
             let _inside = runtime.enter();
             SpanExporter::builder().with_tonic().build()
         };
-        let exporter = exporter.map_err(|e| ExportError::Build(e.to_string()))?;
+        let exporter = match exporter {
+            Ok(exporter) => exporter,
+            Err(error) => {
+                // Dropping a runtime waits, which must not be done inside another one.
+                runtime.shutdown_background();
+                return Err(ExportError::Build(error.to_string()));
+            }
+        };
         let mut resource = Resource::builder().with_attribute(KeyValue::new("service.version", version));
         if let Some(name) = settings.service_name {
             resource = resource.with_service_name(name);
