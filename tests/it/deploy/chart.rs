@@ -198,20 +198,22 @@ fn probes_ports_and_graces_fit_the_binary() {
         });
         let grace = seconds(&pod["terminationGracePeriodSeconds"]);
         assert!(grace > leave + drain.unwrap(), "{mode}: streams would be cut");
-        for container in pod["containers"].as_array().unwrap() {
+        let sidecars = pod["initContainers"].as_array().into_iter().flatten();
+        assert_eq!(sidecars.clone().count(), usize::from(mode.starts_with("standalone")), "{mode}");
+        for sidecar in sidecars.clone() {
+            assert_eq!(sidecar["restartPolicy"], "Always", "{mode}: it must not keep the picker from starting");
+        }
+        for container in pod["containers"].as_array().unwrap().iter().chain(sidecars) {
             let locked = json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
                                 "capabilities": {"drop": ["ALL"]}});
             assert_eq!(container["securityContext"], locked, "{mode}");
             assert!(!text(container, "/image").contains("docker.io"), "{mode}");
         }
         assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{mode}");
-        // A standby is never ready: a rolling update or a budget would wait for it for ever.
+        // A standby is never ready: a rollout or a budget would wait for it for ever.
         let elected = mode.ends_with("elected");
-        assert_eq!(
-            deployment["spec"]["strategy"]["type"] == json!("Recreate"),
-            elected,
-            "{mode}"
-        );
+        let at_once = json!({"maxSurge": "100%", "maxUnavailable": "100%"});
+        assert_eq!(deployment["spec"]["strategy"]["rollingUpdate"] == at_once, elected, "{mode}");
         assert_eq!(
             of(&objects, "PodDisruptionBudget").len(),
             usize::from(mode.ends_with("all active")),
@@ -258,9 +260,9 @@ fn grants_are_exactly_what_is_used() {
             expected.insert(row(experimental, "inferencemodelrewrites", read));
         }
         if mode.ends_with("elected") {
-            let all = &["get", "list", "watch", "create", "update", "patch", "delete"];
+            let all = &["get", "list", "watch", "create", "update"];
             expected.insert(row("coordination.k8s.io", "leases", all));
-            expected.insert(row("", "events", &["create", "patch"]));
+            expected.insert(row("", "events", &["create"]));
         }
         let objects = objects(&values);
         assert_eq!(grants(of(&objects, "Role")), expected, "{mode}");
