@@ -13,6 +13,7 @@ use crate::support::ext_proc::{
 };
 use crate::support::model_server::{ModelServer, State};
 use crate::support::ports;
+use crate::support::tls::Authority;
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
@@ -315,6 +316,27 @@ async fn a_collector_that_never_answers_costs_nothing_but_spans() {
         began.elapsed() < Duration::from_secs(10),
         "the end waits a bounded time"
     );
+}
+
+#[tokio::test]
+async fn a_collector_over_tls_is_verified_by_the_authorities_of_the_system() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let file = folder.path().join("authorities.pem");
+    let parent = sampled();
+    for (trusted, result) in [(&authority, "exported"), (&Authority::new(), "failed")] {
+        std::fs::write(&file, &trusted.certificate).unwrap();
+        let collector = Collector::start_tls(&authority.issue("127.0.0.1")).await;
+        let endpoint = format!("https://{}", collector.address);
+        let env = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+            ("OTEL_BSP_SCHEDULE_DELAY", "20"),
+            ("SSL_CERT_FILE", file.to_str().unwrap()),
+        ];
+        let Setup { mut epp, .. } = start(&env, &[]).await;
+        exchange(&epp, &[("traceparent", &parent)], "200").await;
+        let line = format!("inference_extension_trace_spans_total{{result=\"{result}\"}} 4");
+        epp.eventually(&line).await;
+    }
 }
 
 #[tokio::test]

@@ -14,7 +14,10 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
+
+use super::tls::Pair;
 
 /// A span as it arrived; ids in hex.
 #[derive(Clone, Debug)]
@@ -103,17 +106,24 @@ impl TraceService for Service {
 impl Collector {
     /// Starts one.
     pub async fn start() -> Self {
+        Self::serve(Server::builder()).await
+    }
+
+    async fn serve(mut server: Server) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let spans = Arc::new(Mutex::new(Vec::new()));
         let service = TraceServiceServer::new(Service(spans.clone()));
         let connections = tokio_stream::wrappers::TcpListenerStream::new(listener);
-        tokio::spawn(
-            tonic::transport::Server::builder()
-                .add_service(service)
-                .serve_with_incoming(connections),
-        );
+        tokio::spawn(server.add_service(service).serve_with_incoming(connections));
         Collector { address, spans }
+    }
+
+    /// Starts one that speaks TLS with the certificate of `pair`.
+    pub async fn start_tls(pair: &Pair) -> Self {
+        let identity = Identity::from_pem(&pair.certificate, &pair.key);
+        let server = Server::builder().tls_config(ServerTlsConfig::new().identity(identity));
+        Self::serve(server.unwrap()).await
     }
 
     /// The variables that send spans here at once.

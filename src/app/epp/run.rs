@@ -32,7 +32,7 @@ use super::generation::{Generation, Lasting, Live};
 use super::ports::Ports;
 use super::reload::{self, Reloader};
 use super::settings::{ConfigSource, Settings};
-use super::shutdown::{self, Signals};
+use super::shutdown::{self, Cut, Signals};
 use super::workers::{self, Workers};
 use super::{announce, configure};
 
@@ -183,8 +183,13 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     };
     let drained = shutdown::drained(drained, drain_timeout, &mut signals).await;
     background.cancel();
-    if let Some(exporter) = exporter {
-        exporter.stop(FLUSH).await;
+    if let Some(exporter) = exporter
+        && drained != Err(Cut::Signal)
+    {
+        tokio::select! {
+            () = exporter.stop(FLUSH) => {}
+            _ = signals.next() => {}
+        }
     }
     drained?;
     if lost {

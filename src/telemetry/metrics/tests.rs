@@ -24,6 +24,7 @@ pub(crate) fn everything() -> Metrics {
     metrics.pool("p", 2, Some(0.5), Some(1.5));
     metrics.endpoint_queues("p", || vec![("a-rank-0".into(), 4), ("b-rank-0".into(), 0)]);
     metrics.build_info("c0ffee", "main");
+    metrics.config_applied("0123456789abcdef", SystemTime::now());
     metrics
 }
 

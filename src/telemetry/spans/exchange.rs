@@ -172,8 +172,9 @@ fn wall((instant, system): (Instant, SystemTime), at: Instant) -> SystemTime {
     }
 }
 
-/// The parent a W3C `traceparent` names; `None` when it is malformed, which starts a new trace.
-fn continued(parent: &str, state: Option<&str>) -> Option<SpanContext> {
+/// The parent a W3C `traceparent` names; `None` when it is malformed, which starts a new trace. A malformed
+/// `tracestate` is left out.
+pub fn continued(parent: &str, state: Option<&str>) -> Option<SpanContext> {
     let mut fields = parent.trim().split('-');
     let (version, trace, span, flags) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
     let hex = |text: &str, len: usize| {
@@ -225,6 +226,22 @@ mod tests {
             format!("0x-{trace}-{span}-01"),
         ] {
             assert!(continued(&bad, None).is_none(), "{bad}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_comes_is_continued_exactly_or_not_at_all(
+            parent in "(00|01|ff)?-?[0-9a-fA-F-]{0,60}|.*",
+            state in proptest::option::of(".*"),
+        ) {
+            if let Some(context) = continued(&parent, state.as_deref()) {
+                let trace = context.trace_id().to_string();
+                let span = context.span_id().to_string();
+                proptest::prop_assert!(context.is_valid());
+                let shaped = format!("-{trace}-{span}-");
+                proptest::prop_assert!(parent.contains(&shaped), "{}", parent);
+            }
         }
     }
 

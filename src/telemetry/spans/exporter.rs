@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider;
-use opentelemetry_otlp::SpanExporter;
+use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
+use opentelemetry_otlp::{SpanExporter, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::sync::oneshot;
@@ -53,7 +54,14 @@ impl Exporter {
             .build()?;
         let exporter = {
             let _inside = runtime.enter();
-            SpanExporter::builder().with_tonic().build()
+            let builder = SpanExporter::builder().with_tonic();
+            if settings.tls {
+                // The exporter's own default trusts nobody.
+                let trusted = ClientTlsConfig::new().with_native_roots();
+                builder.with_tls_config(trusted).build()
+            } else {
+                builder.build()
+            }
         };
         let exporter = match exporter {
             Ok(exporter) => exporter,

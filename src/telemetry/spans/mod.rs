@@ -12,7 +12,7 @@ mod exporter;
 mod queue;
 mod settings;
 
-pub use exchange::{Child, ExchangeSpan, Tracer};
+pub use exchange::{Child, ExchangeSpan, Tracer, continued};
 pub use exporter::{ExportError, Exporter};
 pub use opentelemetry::Value;
 pub use settings::TracingSettings;

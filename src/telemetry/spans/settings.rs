@@ -24,7 +24,15 @@ pub struct TracingSettings {
     pub delay: Duration,
     /// Longest wait for the collector.
     pub timeout: Duration,
+    /// The collector is reached over TLS.
+    pub tls: bool,
 }
+
+/// Variables that name the collector, the first one that is set counts.
+const ENDPOINTS: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+];
 
 /// Where variables are read from.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -66,6 +74,10 @@ impl TracingSettings {
             batch,
             delay,
             timeout,
+            tls: ENDPOINTS
+                .iter()
+                .find_map(|e| text(e))
+                .is_some_and(|endpoint| !endpoint.starts_with("http://")),
         };
         (Some(settings), warnings)
     }
@@ -81,12 +93,8 @@ fn asked_for(text: &impl Fn(&str) -> Option<String>, warnings: &mut Vec<String>)
     if text("OTEL_SDK_DISABLED").is_some_and(|v| v.eq_ignore_ascii_case("true")) {
         return false;
     }
-    let endpoint = [
-        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-        "OTEL_EXPORTER_OTLP_ENDPOINT",
-    ];
     let on = match text("OTEL_TRACES_EXPORTER").as_deref() {
-        None => endpoint.iter().any(|e| text(e).is_some()),
+        None => ENDPOINTS.iter().any(|e| text(e).is_some()),
         Some("otlp") => true,
         Some("none") => false,
         Some(other) => {
