@@ -1,5 +1,6 @@
 //! F1: the nouns of the domain, with no I/O: endpoint, sample, pool, request, objective, rewrite, headers.
 
+pub mod active_config;
 pub mod body;
 pub mod endpoint;
 pub mod error;

@@ -13,6 +13,7 @@ use crate::telemetry::metrics::ModelMetrics;
 use crate::wire::usage::UsageWatcher;
 
 use super::director::Director;
+use super::record::Ended;
 use super::routed::Routed;
 
 /// The error code of a response whose status is 400 or above.
@@ -158,8 +159,18 @@ impl Exchange {
             usage,
             response_bytes: self.response_bytes,
         };
-        if self.picked.target.is_none() {
+        let Some(target) = &self.picked.target else {
             return; // Never routed: no plugin has anything to release.
+        };
+        target.traffic.end();
+        if let Some(sequence) = self.picked.decision {
+            let ended = Ended {
+                end,
+                error: self.error,
+                took,
+                usage,
+            };
+            self.director.decisions.ended(sequence, ended);
         }
         for (plugin, timer) in &self.director.response_complete {
             let started = Instant::now();

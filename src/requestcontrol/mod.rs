@@ -4,10 +4,14 @@
 
 mod director;
 mod exchange;
+pub mod plan;
+pub mod record;
 mod routed;
 mod subset;
 mod workspace;
 
 pub use director::{Director, DirectorParts};
 pub use exchange::Exchange;
+pub use plan::Plan;
+pub use record::DecisionRing;
 pub use routed::Routed;

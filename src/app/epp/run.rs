@@ -22,7 +22,7 @@ use crate::net::accept;
 use crate::net::listen::{self, BindError, Reach};
 use crate::net::tls::{self, CurrentCertificate, TlsError};
 use crate::plugin::{EndpointObserver, PluginInstance};
-use crate::requestcontrol::{Director, DirectorParts};
+use crate::requestcontrol::{DecisionRing, Director, DirectorParts};
 use crate::telemetry::logging;
 use crate::telemetry::metrics::Metrics;
 
@@ -116,11 +116,13 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
             |e: &Arc<crate::model::endpoint::Endpoint>| (e.spec.name.clone(), e.sample().waiting.into());
         store.fleet().endpoints.iter().map(queue).collect()
     });
+    let decisions = Arc::new(DecisionRing::new(settings.debug_decisions));
     let director = Arc::new(Director::new(DirectorParts {
         datastore: datastore.clone(),
         scheduler: built.scheduler,
         plugins: built.plugins,
         detector: built.detector,
+        decisions: decisions.clone(),
         metrics: metrics.clone(),
         clock: clock.clone(),
         ignore_subset: settings.ignore_subset,

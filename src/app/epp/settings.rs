@@ -69,6 +69,10 @@ pub struct Settings {
     pub max_request_body: usize,
     /// Largest ext_proc message, bytes.
     pub max_message: usize,
+    /// Decisions kept for the debug pages; 0 keeps none.
+    pub debug_decisions: usize,
+    /// Serve profiles beside the metrics page.
+    pub pprof: bool,
     /// Logging.
     pub logging: logging::Options,
     /// What the environment says.
@@ -201,6 +205,8 @@ impl Settings {
             metric_specs: METRIC_FLAGS.iter().any(|f| p.is_set(f)).then(|| metric_specs(p)),
             max_request_body: size("max-request-body-size"),
             max_message: size("grpc-max-recv-msg-size"),
+            debug_decisions: size("debug-decisions"),
+            pprof: p.bool("enable-pprof"),
             logging: logging_options(p),
             environment,
             idle_flags: idle_flags(p),
@@ -290,10 +296,6 @@ fn idle_flags(p: &Parsed) -> Vec<&'static str> {
             "enable-cert-reload: the certificate is read once, at start-up",
         ),
         (asked("tracing"), "tracing: no spans are exported yet"),
-        (
-            asked("enable-pprof"),
-            "enable-pprof: there are no profiling pages yet",
-        ),
         (
             p.is_set("zap-stacktrace-level"),
             "zap-stacktrace-level: log lines carry no stack traces",

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use crate::base::flags::Parsed;
+use crate::requestcontrol::record::MAX_DECISIONS;
 
 use super::options::METRIC_FLAGS;
 
@@ -168,6 +169,12 @@ fn ours(p: &Parsed, errors: &mut Vec<String>) {
                 "flag \"{name}\" must be a number of bytes above 0, not {value}"
             ));
         }
+    }
+    let kept = p.int("debug-decisions");
+    if !(0..=MAX_DECISIONS as i64).contains(&kept) {
+        errors.push(format!(
+            "flag \"debug-decisions\" must be 0 to {MAX_DECISIONS}, not {kept}"
+        ));
     }
     let threads = p.int("threads");
     if !(0..=1024).contains(&threads) {
