@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::debug::DebugPages;
 use crate::admin::health::{self, HealthService, HealthState};
 use crate::admin::metrics_page::{self, MetricsPage};
 use crate::base::clock::Clock;
@@ -18,6 +19,7 @@ use crate::datalayer::{Engines, FlagSpecs, MetricsSource, Poller, PollerError, P
 use crate::datastore::{Change, Datastore};
 use crate::discovery::file::{FileDiscovery, LoadError};
 use crate::extproc::{ExtProcService, Limits};
+use crate::model::active_config::{ActiveConfig, ConfigState};
 use crate::net::accept;
 use crate::net::listen::{self, BindError, Reach};
 use crate::net::tls::{self, CurrentCertificate, TlsError};
@@ -117,6 +119,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         store.fleet().endpoints.iter().map(queue).collect()
     });
     let decisions = Arc::new(DecisionRing::new(settings.debug_decisions));
+    let state_of_config = Arc::new(ConfigState::new(active(&settings, &built)));
     let director = Arc::new(Director::new(DirectorParts {
         datastore: datastore.clone(),
         scheduler: built.scheduler,
@@ -127,6 +130,18 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         clock: clock.clone(),
         ignore_subset: settings.ignore_subset,
     }));
+    let shown = director.clone();
+    let pages = DebugPages {
+        datastore: datastore.clone(),
+        decisions,
+        config: state_of_config,
+        plan: Box::new(move || shown.plan().clone()),
+        registry: config::registry(),
+        metrics: metrics.clone(),
+        clock: clock.clone(),
+        flags: settings.flags.clone(),
+        stale_after: settings.gauges_staleness,
+    };
     let limits = Limits {
         max_request_body: settings.max_request_body,
     };
@@ -151,9 +166,12 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     tokio::spawn(poller.run(background.clone()));
     tokio::spawn(gauges.run(background.clone()));
     tokio::spawn(discovery.watch(move |change| tell(&observers, change), background.clone()));
+    let page = MetricsPage::open(metrics)
+        .with_debug(pages)
+        .with_profiling(settings.pprof);
     tokio::spawn(metrics_page::serve(
         ports.metrics,
-        MetricsPage::open(metrics),
+        page,
         metrics_page::Limits::default(),
         background.clone(),
     ));
@@ -173,6 +191,27 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     drained?;
     tracing::info!("Stopped, every stream finished");
     Ok(())
+}
+
+/// The configuration as the debug pages show it.
+fn active(settings: &Settings, built: &Built) -> ActiveConfig {
+    let source = match &settings.config {
+        ConfigSource::BuiltIn => "built-in configuration".to_owned(),
+        ConfigSource::Text(_) => "--config-text".to_owned(),
+        ConfigSource::File(path) => path.display().to_string(),
+    };
+    let plugin = |p: &PluginInstance| serde_json::json!({"name": &*p.name, "type": p.type_name});
+    ActiveConfig {
+        hash: built.hash.clone(),
+        source,
+        since: std::time::SystemTime::now(),
+        effective: serde_json::json!({
+            "featureGates": built.gates,
+            "plugins": built.plugins.iter().map(plugin).collect::<Vec<_>>(),
+        }),
+        applied: 1,
+        refused: None,
+    }
 }
 
 fn configure(settings: &Settings, metrics: &Arc<Metrics>, clock: &Clock) -> Result<Built, RunError> {

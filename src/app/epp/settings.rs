@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::admin::debug::FlagValue;
 use crate::base::flags::{self, Parsed, Stop};
 use crate::telemetry::logging::{self, Encoder, Threshold, TimeFormat};
 
@@ -75,6 +76,8 @@ pub struct Settings {
     pub pprof: bool,
     /// Logging.
     pub logging: logging::Options,
+    /// Every flag as it is in force.
+    pub flags: Vec<FlagValue>,
     /// What the environment says.
     pub environment: Environment,
     /// Flags that were given and do nothing yet, with what to expect instead.
@@ -208,6 +211,7 @@ impl Settings {
             debug_decisions: size("debug-decisions"),
             pprof: p.bool("enable-pprof"),
             logging: logging_options(p),
+            flags: FLAGS.iter().map(|f| flag_value(p, f.name)).collect(),
             environment,
             idle_flags: idle_flags(p),
         }
@@ -228,6 +232,19 @@ impl Settings {
         } else {
             &self.pool_name
         }
+    }
+}
+
+/// A flag for the debug pages; a configuration given as text is shown elsewhere.
+fn flag_value(p: &Parsed, name: &'static str) -> FlagValue {
+    let value = match p.written(name) {
+        text if name == "config-text" && !text.is_empty() => format!("({} bytes)", text.len()),
+        text => text,
+    };
+    FlagValue {
+        name,
+        value,
+        given: p.is_set(name),
     }
 }
 
