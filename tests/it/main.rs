@@ -7,9 +7,11 @@ mod cli;
 mod config;
 mod discovery;
 mod envoy_wire;
+mod explain;
 mod floors;
 mod net;
 mod poller;
+mod profiling;
 mod routing;
 mod sim;
 #[path = "../support/mod.rs"]

@@ -9,12 +9,14 @@
     reason = "each test binary uses a part; tests fail by panicking"
 )]
 
+pub mod browser;
 pub mod envoy;
 pub mod epp;
 pub mod ext_proc;
 pub mod model_server;
 pub mod ports;
 pub mod process;
+pub mod sent;
 pub mod upstream;
 
 pub mod metrics_server;
