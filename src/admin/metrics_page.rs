@@ -1,16 +1,16 @@
-//! `GET /metrics` over plain HTTP/1.1. Called by `app`, which binds the port: to loopback only while access is
-//! to be reviewed and there is nobody to ask (decision 24).
+//! The metrics port: `GET /metrics` over plain HTTP/1.1, and beside it the pages below `/debug/`. Called by `app`,
+//! which binds the port: to loopback only while access is to be reviewed and there is nobody to ask (decision 24).
 //!
 //! Nothing a client does holds the process: heads are limited in size and time, connections in number and
-//! life. The page is not compressed.
+//! life, and pages are written off the thread that serves them, a few at a time.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
-use http::header::{ACCEPT, ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{ACCEPT, ALLOW, HeaderValue, LOCATION};
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -18,15 +18,24 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::access::{self, Scheme};
+use super::answer::{self, plain};
+use super::debug::DebugPages;
+use super::profiling::{self, Profiling};
 use crate::net::accept::{self, Socket, WORKER_BACKLOG};
 use crate::telemetry::metrics::Metrics;
 use crate::wire::prom_text::Format;
 
+pub use super::access::{Reviewer, Verdict};
+
 const PATH: &str = "/metrics";
+
+/// Pages written at once; more wait for their turn.
+const WRITERS: usize = 2;
 
 /// Largest request head in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -52,33 +61,21 @@ impl Default for Limits {
     }
 }
 
-/// What a review of a bearer token came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// The token's owner may read the page.
-    Allowed,
-    /// Nobody knows the token: 401.
-    UnknownToken,
-    /// The owner may not: 403.
-    Denied {
-        /// Name of the owner.
-        user: String,
-    },
-    /// The question could not be asked: 503.
-    Unreachable,
-}
-
-/// Decides who may read the page.
-pub trait Reviewer: Send + Sync + 'static {
-    /// Reviews `token` for `verb` (lower-case method) on `path`. Must end within a bounded time.
-    fn review<'a>(&'a self, token: &'a str, verb: &'a str, path: &'a str) -> BoxFuture<'a, Verdict>;
-}
-
-/// The page and who may read it.
+/// The pages of the port and who may read them.
 #[derive(Clone)]
 pub struct MetricsPage {
     metrics: Arc<Metrics>,
     reviewer: Option<Arc<dyn Reviewer>>,
+    debug: Option<Arc<DebugPages>>,
+    profiling: Option<Arc<Profiling>>,
+    writers: Arc<Semaphore>,
+}
+
+/// What a path names.
+enum Route {
+    Metrics,
+    Debug,
+    Profile,
 }
 
 impl MetricsPage {
@@ -87,94 +84,128 @@ impl MetricsPage {
         MetricsPage {
             metrics,
             reviewer: None,
+            debug: None,
+            profiling: None,
+            writers: Arc::new(Semaphore::new(WRITERS)),
         }
     }
 
     /// A page for those the reviewer allows.
     pub fn reviewed(metrics: Arc<Metrics>, reviewer: Arc<dyn Reviewer>) -> Self {
         MetricsPage {
-            metrics,
             reviewer: Some(reviewer),
+            ..MetricsPage::open(metrics)
         }
     }
 
-    /// Answers one request.
-    async fn answer(&self, method: &Method, path: &str, headers: &HeaderMap) -> Response<Full<Bytes>> {
-        if path != PATH {
-            return plain(StatusCode::NOT_FOUND, "not found; the metrics are at /metrics\n");
+    /// Adds the explain pages below `/debug/`.
+    pub fn with_debug(self, pages: DebugPages) -> Self {
+        MetricsPage {
+            debug: Some(Arc::new(pages)),
+            ..self
         }
+    }
+
+    /// Adds profiles below `/debug/pprof/`, if `enabled`.
+    pub fn with_profiling(self, enabled: bool) -> Self {
+        MetricsPage {
+            profiling: enabled.then(Arc::default),
+            ..self
+        }
+    }
+
+    fn route(&self, path: &str) -> Option<Route> {
+        if path == PATH {
+            return Some(Route::Metrics);
+        }
+        if path.starts_with(profiling::PREFIX) {
+            return self.profiling.is_some().then_some(Route::Profile);
+        }
+        let debug = self.debug.as_ref()?;
+        debug.serves(path).then_some(Route::Debug)
+    }
+
+    /// Answers one request.
+    async fn answer(&self, request: &Parts) -> Response<Full<Bytes>> {
+        let (method, path, headers) = (&request.method, request.uri.path(), &request.headers);
+        let Some(route) = self.route(path) else {
+            return self.elsewhere(path);
+        };
         if method != Method::GET && method != Method::HEAD {
             let mut refused = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
             let allowed = HeaderValue::from_static("GET, HEAD");
             refused.headers_mut().insert(ALLOW, allowed);
             return refused;
         }
-        if let Some(reviewer) = &self.reviewer
-            && let Err(refused) = review(reviewer.as_ref(), method, path, headers).await
-        {
-            return refused;
+        if let Some(reviewer) = &self.reviewer {
+            let scheme = match route {
+                Route::Debug => Scheme::BearerOrPassword,
+                Route::Metrics | Route::Profile => Scheme::Bearer,
+            };
+            if let Err(refused) = access::review(reviewer.as_ref(), scheme, method, path, headers).await {
+                return refused;
+            }
         }
+        // The transport leaves the body out of the answer to HEAD and keeps its length.
+        match (route, &self.debug, &self.profiling) {
+            (Route::Profile, _, Some(profiling)) if method == Method::GET => {
+                let query = request.uri.query().unwrap_or("");
+                profiling.clone().answer(path, query).await
+            }
+            (Route::Debug, Some(debug), _) => {
+                let (debug, uri) = (debug.clone(), request.uri.clone());
+                let gzip = answer::takes_gzip(headers);
+                self.written(move || debug.answer(&uri, gzip)).await
+            }
+            (Route::Profile, ..) => plain(StatusCode::OK, ""),
+            _ => self.metrics(headers).await,
+        }
+    }
+
+    async fn metrics(&self, headers: &HeaderMap) -> Response<Full<Bytes>> {
         let accept: Vec<&str> = headers
             .get_all(ACCEPT)
             .iter()
             .filter_map(|v| v.to_str().ok())
             .collect();
         let format = Format::from_accept(&accept.join(","));
-        let page = format.render(self.metrics.encode());
-        // The transport leaves the body out of the answer to HEAD and keeps its length.
-        respond(StatusCode::OK, format.content_type(), page.into())
+        let (metrics, gzip) = (self.metrics.clone(), answer::takes_gzip(headers));
+        self.written(move || {
+            let text = format.render(metrics.encode());
+            let vary = "Accept, Accept-Encoding";
+            answer::page(format.content_type(), text.into_bytes(), gzip, vary)
+        })
+        .await
     }
-}
 
-async fn review(
-    reviewer: &dyn Reviewer,
-    method: &Method,
-    path: &str,
-    headers: &HeaderMap,
-) -> Result<(), Response<Full<Bytes>>> {
-    let verdict = match bearer(headers) {
-        Some(token) => {
-            let verb = method.as_str().to_ascii_lowercase();
-            reviewer.review(token, &verb, path).await
+    /// Writes a page on a thread for such work: scraping and accepting go on meanwhile.
+    async fn written(
+        &self,
+        write: impl FnOnce() -> Response<Full<Bytes>> + Send + 'static,
+    ) -> Response<Full<Bytes>> {
+        let _turn = self.writers.acquire().await;
+        tokio::task::spawn_blocking(write).await.unwrap_or_else(|_| {
+            plain(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the page could not be written\n",
+            )
+        })
+    }
+
+    fn elsewhere(&self, path: &str) -> Response<Full<Bytes>> {
+        if path == "/debug" && self.debug.is_some() {
+            let mut moved = plain(StatusCode::PERMANENT_REDIRECT, "the pages are at /debug/\n");
+            let place = HeaderValue::from_static("debug/");
+            moved.headers_mut().insert(LOCATION, place);
+            return moved;
         }
-        None => Verdict::UnknownToken,
-    };
-    Err(match verdict {
-        Verdict::Allowed => return Ok(()),
-        Verdict::UnknownToken => {
-            let mut refused = plain(StatusCode::UNAUTHORIZED, "Unauthorized\n");
-            let scheme = HeaderValue::from_static("Bearer");
-            refused.headers_mut().insert(WWW_AUTHENTICATE, scheme);
-            refused
+        let mut text = "not found; the metrics are at /metrics".to_owned();
+        if self.debug.is_some() {
+            text.push_str(", the state of the pool at /debug/");
         }
-        Verdict::Denied { user } => {
-            let text = format!("Authorization denied for user {user}\n");
-            plain(StatusCode::FORBIDDEN, text)
-        }
-        Verdict::Unreachable => plain(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the access review API cannot be reached\n",
-        ),
-    })
-}
-
-/// The token of `Authorization: Bearer`, scheme in any case.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
-}
-
-fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    respond(status, "text/plain; charset=utf-8", text.into())
-}
-
-fn respond(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = status;
-    let content_type = HeaderValue::from_static(content_type);
-    response.headers_mut().insert(CONTENT_TYPE, content_type);
-    response
+        text.push('\n');
+        plain(StatusCode::NOT_FOUND, text)
+    }
 }
 
 /// Serves the page until `stop`; answers under way are cut then, a scraper asks again.
@@ -213,7 +244,7 @@ async fn connection(socket: Socket, page: MetricsPage, limits: Limits) {
         let page = page.clone();
         async move {
             let (head, _body) = request.into_parts();
-            let answer = page.answer(&head.method, head.uri.path(), &head.headers).await;
+            let answer = page.answer(&head).await;
             Ok::<_, Infallible>(answer)
         }
     });

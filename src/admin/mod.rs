@@ -1,4 +1,8 @@
-//! F7: the metrics page and the gRPC health service.
+//! F7: the metrics port with the metrics page, the explain pages and profiles; and the gRPC health service.
 
+mod access;
+mod answer;
+pub mod debug;
 pub mod health;
 pub mod metrics_page;
+mod profiling;

@@ -320,6 +320,19 @@ impl Parsed {
         self.set.contains(name)
     }
 
+    /// Value of any flag, as it would be written; empty when there is no such flag.
+    pub fn written(&self, name: &str) -> String {
+        match self.values.get(name) {
+            Some(Value::Bool(b)) => b.to_string(),
+            Some(Value::Int(i)) => i.to_string(),
+            Some(Value::Float(f)) => f.to_string(),
+            Some(Value::Duration(d)) => d.to_string(),
+            Some(Value::IntList(l)) => l.iter().map(i64::to_string).collect::<Vec<_>>().join(","),
+            Some(Value::Text(t)) => t.clone(),
+            None => String::new(),
+        }
+    }
+
     /// Value of a boolean flag.
     pub fn bool(&self, name: &str) -> bool {
         matches!(self.values.get(name), Some(Value::Bool(true)))

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -59,7 +60,40 @@ pub struct Endpoint {
     pub slot: u32,
     /// `ip:port`, IPv6 bracketed: the value of the destination header.
     pub authority: Arc<str>,
+    /// Requests sent here; shared so that a request's end is counted where its beginning was.
+    pub traffic: Arc<Traffic>,
     sample: ArcSwap<Sample>,
+}
+
+/// Requests this process sent to an endpoint.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+impl Traffic {
+    /// A request goes to the endpoint.
+    pub fn begin(&self) {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Its exchange is over.
+    pub fn end(&self) {
+        self.ended.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests sent since the endpoint joined.
+    pub fn requests(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// Requests sent and not yet over.
+    pub fn in_flight(&self) -> u64 {
+        // Read in this order, so that a request that comes and goes in between cannot make it negative.
+        let ended = self.ended.load(Ordering::Acquire);
+        self.begun.load(Ordering::Acquire).saturating_sub(ended)
+    }
 }
 
 impl Endpoint {
@@ -71,6 +105,7 @@ impl Endpoint {
             id,
             slot,
             authority,
+            traffic: Arc::default(),
             sample: ArcSwap::from_pointee(Sample::default()),
         }
     }

@@ -20,6 +20,8 @@ pub struct Picked {
     pub priority: i32,
     /// First endpoint of the primary profile.
     pub target: Option<Arc<Endpoint>>,
+    /// Number of the recorded decision, if it was recorded.
+    pub decision: Option<u64>,
 }
 
 /// How an exchange ended.

@@ -24,6 +24,8 @@ use crate::telemetry::metrics::{Metrics, PluginTimer};
 use crate::telemetry::spans::{ExchangeSpan, Tracer};
 use crate::wire::openai;
 
+use super::plan::Plan;
+use super::record::{Buffers, DecisionRing, Entry};
 use super::routed::{Routed, destination};
 use super::subset::Subset;
 use super::trace::{self, Stages};
@@ -39,6 +41,8 @@ pub struct DirectorParts {
     pub plugins: Vec<PluginInstance>,
     /// Tells when the pool is full.
     pub detector: UtilizationDetector,
+    /// Where decisions are recorded.
+    pub decisions: Arc<DecisionRing>,
     /// Where to record.
     pub metrics: Arc<Metrics>,
     /// The clock.
@@ -54,7 +58,9 @@ pub struct Director {
     datastore: Arc<Datastore>,
     scheduler: Scheduler,
     timers: PluginTimers,
+    plan: Arc<Plan>,
     detector: UtilizationDetector,
+    pub(super) decisions: Arc<DecisionRing>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Clock,
     ignore_subset: bool,
@@ -72,6 +78,7 @@ impl Director {
             scheduler,
             plugins,
             detector,
+            decisions,
             metrics,
             clock,
             ignore_subset,
@@ -91,15 +98,22 @@ impl Director {
             pre_request: pre_request.collect(),
             response_headers: response_headers.collect(),
             response_complete: response_complete.collect(),
+            plan: Arc::new(Plan::new(&scheduler, &plugins)),
             timers: PluginTimers::new(&scheduler, &metrics, clock.clone()),
             datastore,
             scheduler,
             detector,
+            decisions,
             metrics,
             clock,
             ignore_subset,
             tracer,
         }
+    }
+
+    /// What this director decides with.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
     }
 
     /// Routes a request that has no body: a uniformly random endpoint, inside the subset (decision 16).
@@ -118,23 +132,36 @@ impl Director {
                 "no pods available in datastore",
             ));
         }
-        workspace::with(|w| {
+        let target = workspace::with(|w| {
             let candidates = self.candidates(&fleet, metadata, &mut w.subset);
             if candidates.is_empty() {
                 return Err(no_candidates());
             }
-            let target = candidates[rand::rng().random_range(0..candidates.len())].clone();
-            let (id, generated) = request_id(request);
-            let routed = Routed::new(target.authority.clone(), request, generated.then_some(&*id));
-            Ok((
-                routed,
-                Picked {
-                    request_id: id,
-                    target: Some(target),
-                    ..Picked::default()
-                },
-            ))
-        })
+            Ok(candidates[rand::rng().random_range(0..candidates.len())].clone())
+        });
+        let (request_id, generated) = request_id(request);
+        let decision = self.record(&Entry {
+            at: self.clock.now(),
+            request_id: &request_id,
+            incoming_model: "",
+            target_model: "",
+            priority: 0,
+            fleet: &fleet,
+            plan: &self.plan,
+            hinted: self.hinted(metadata),
+            scheduled: false,
+            outcome: target.as_ref().map(Some),
+        });
+        let target = target?;
+        let id = generated.then_some(&*request_id);
+        let routed = Routed::new(target.authority.clone(), request, id);
+        let picked = Picked {
+            request_id,
+            target: Some(target),
+            decision,
+            ..Picked::default()
+        };
+        Ok((routed, picked))
     }
 
     /// Routes a request with its whole body; lines written meanwhile carry its id. `picked` is filled as far as the request was understood, also
@@ -262,7 +289,8 @@ impl Director {
     ) -> Result<Routed, RequestError> {
         let fleet = self.datastore.fleet();
         let now = self.clock.now();
-        workspace::with(|w| {
+        let mut scheduled = false;
+        let outcome = workspace::with(|w| {
             let Workspace {
                 subset,
                 signals,
@@ -291,6 +319,7 @@ impl Director {
                 now,
                 prefix,
             };
+            scheduled = true;
             let started = Instant::now();
             let (seed, mut timers) = (rand::random(), self.timers.observer());
             let outcome = if span.recording() {
@@ -326,7 +355,40 @@ impl Director {
             }
             routed.apply(mutation, &request.headers);
             Ok(routed)
+        });
+        picked.decision = self.record(&Entry {
+            at: now,
+            request_id: &request.id,
+            incoming_model: &request.incoming_model,
+            target_model: &request.target_model,
+            priority: request.priority,
+            fleet: &fleet,
+            plan: &self.plan,
+            hinted: self.hinted(metadata),
+            scheduled,
+            outcome: outcome.as_ref().map(|_| picked.target.as_ref()),
+        });
+        outcome
+    }
+
+    /// Counts the request at its endpoint and records the decision, handing the workspace's buffers over.
+    fn record(&self, entry: &Entry<'_>) -> Option<u64> {
+        if let Ok(Some(target)) = entry.outcome {
+            target.traffic.begin();
+        }
+        workspace::hand_over(|w| {
+            let buffers = Buffers {
+                subset: &mut w.subset,
+                signals: &mut w.signals,
+                decision: &mut w.decision,
+            };
+            self.decisions.record(entry, buffers)
         })
+    }
+
+    /// Is a request confined by the proxy's subset hint?
+    fn hinted(&self, metadata: &Metadata) -> bool {
+        metadata.subset.is_some() && !self.ignore_subset
     }
 
     /// The endpoints this request may go to: all, or those of the subset hint.

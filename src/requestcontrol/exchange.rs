@@ -16,6 +16,7 @@ use crate::telemetry::spans::{ExchangeSpan, names};
 use crate::wire::usage::UsageWatcher;
 
 use super::director::Director;
+use super::record::Ended;
 use super::routed::Routed;
 
 /// The error code of a response whose status is 400 or above.
@@ -204,8 +205,18 @@ impl Exchange {
             usage,
             response_bytes: self.response_bytes,
         };
-        if self.picked.target.is_none() {
+        let Some(target) = &self.picked.target else {
             return; // Never routed: no plugin has anything to release.
+        };
+        target.traffic.end();
+        if let Some(sequence) = self.picked.decision {
+            let ended = Ended {
+                end,
+                error: self.error,
+                took,
+                usage,
+            };
+            self.director.decisions.ended(sequence, ended);
         }
         for (plugin, timer) in &self.director.response_complete {
             let started = Instant::now();

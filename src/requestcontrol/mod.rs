@@ -5,6 +5,8 @@
 mod current;
 mod director;
 mod exchange;
+pub mod plan;
+pub mod record;
 mod routed;
 mod subset;
 mod trace;
@@ -13,4 +15,6 @@ mod workspace;
 pub use current::CurrentDirector;
 pub use director::{Director, DirectorParts};
 pub use exchange::Exchange;
+pub use plan::Plan;
+pub use record::DecisionRing;
 pub use routed::Routed;

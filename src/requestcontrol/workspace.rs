@@ -24,11 +24,19 @@ thread_local! {
     static WORKSPACE: RefCell<Workspace> = RefCell::default();
 }
 
-/// Runs `f` with this thread's workspace. Not reentrant: `f` must not route another request.
+/// Runs `f` with this thread's workspace, emptied; [`hand_over`] follows. Not reentrant: `f` must not route another request.
 pub fn with<R>(f: impl FnOnce(&mut Workspace) -> R) -> R {
     WORKSPACE.with_borrow_mut(|w| {
         w.signals.clear();
+        w.subset.clear();
         w.prefix.get_mut().reset();
+        f(w)
+    })
+}
+
+/// Runs `f` with what the last [`with`] of this thread left in the workspace, for handing its buffers over.
+pub fn hand_over<R>(f: impl FnOnce(&mut Workspace) -> R) -> R {
+    WORKSPACE.with_borrow_mut(|w| {
         let result = f(w);
         // Endpoints that leave the fleet must not be kept alive by an idle thread.
         w.subset.clear();

@@ -72,7 +72,7 @@ impl Profile {
         out.raw.resize(n * self.scorers.len(), 0.0);
         for (index, (rated, row)) in self.scorers.iter().zip(out.raw.chunks_exact_mut(n)).enumerate() {
             rated.scorer.score(cycle, &out.candidates, row);
-            let weight = rated.weight();
+            let weight = rated.effective_weight();
             for (score, total) in row.iter_mut().zip(&mut out.totals) {
                 *score = clamp(*score);
                 *total += *score * weight;
@@ -96,7 +96,8 @@ impl Profile {
 }
 
 impl RatedScorer {
-    fn weight(&self) -> f32 {
+    /// The weight scores are multiplied with: finite, at most 1e30 either way; NaN is 0.
+    pub fn effective_weight(&self) -> f32 {
         if self.weight.is_nan() {
             return 0.0;
         }

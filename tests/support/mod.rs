@@ -11,6 +11,7 @@
 )]
 
 pub mod apiserver;
+pub mod browser;
 pub mod collector;
 pub mod envoy;
 pub mod epp;
@@ -18,6 +19,7 @@ pub mod ext_proc;
 pub mod model_server;
 pub mod ports;
 pub mod process;
+pub mod sent;
 pub mod tls;
 pub mod upstream;
 

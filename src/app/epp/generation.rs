@@ -13,7 +13,7 @@ use crate::datastore::{Change, Datastore};
 use crate::discovery::file::FileDiscoverySettings;
 use crate::model::active_config::{ActiveConfig, ConfigState};
 use crate::plugin::{EndpointObserver, PluginInstance};
-use crate::requestcontrol::{CurrentDirector, Director, DirectorParts};
+use crate::requestcontrol::{CurrentDirector, DecisionRing, Director, DirectorParts};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::spans::Tracer;
 
@@ -32,6 +32,8 @@ pub struct Lasting {
     pub datastore: Arc<Datastore>,
     /// Engines where a configuration has none.
     pub engines: Arc<Engines>,
+    /// The last decisions, of every generation.
+    pub decisions: Arc<DecisionRing>,
     /// Records exchanges.
     pub tracer: Tracer,
 }
@@ -53,6 +55,7 @@ impl Generation {
             scheduler: built.scheduler,
             plugins: built.plugins.clone(),
             detector: built.detector,
+            decisions: lasting.decisions.clone(),
             metrics: lasting.metrics.clone(),
             clock: lasting.clock.clone(),
             ignore_subset: settings.ignore_subset,

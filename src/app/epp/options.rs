@@ -343,6 +343,13 @@ pub static FLAGS: &[Flag] = &[
         OBSERVING,
         "OpenTelemetry tracing, where the OTEL variables ask for an exporter",
     ),
+    ours(flag(
+        "debug-decisions",
+        Kind::Int,
+        "200",
+        OBSERVING,
+        "decisions kept for the debug pages, 0 to 10000; 0 keeps none",
+    )),
     flag(
         "enable-pprof",
         Kind::Bool,

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::debug::DebugPages;
 use crate::admin::health::{self, HealthService, HealthState};
 use crate::admin::metrics_page::{self, MetricsPage};
 use crate::base::clock::Clock;
-use crate::config::Kept;
+use crate::config::{self, Kept};
 use crate::datalayer::{Poller, PoolGauges};
 use crate::datastore::Datastore;
 use crate::discovery::file::FileDiscovery;
@@ -22,6 +23,7 @@ use crate::kubernetes::lease::Outcome;
 use crate::net::accept;
 use crate::net::tls::ServerTls;
 use crate::net::tls_reload::TlsReloader;
+use crate::requestcontrol::DecisionRing;
 use crate::telemetry::logging;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::spans::{Exporter, Tracer};
@@ -71,6 +73,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     };
     let (exporter, tracer) = spans(&settings, &metrics)?;
     let lasting = Lasting {
+        decisions: Arc::new(DecisionRing::new(settings.debug_decisions)),
         tracer,
         engines: configure::engines_of_flags(&settings)?,
         metrics: metrics.clone(),
@@ -94,6 +97,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     let election = cluster.as_ref().filter(|_| settings.leader_election);
     let state = Arc::new(HealthState::new(election.is_some()));
     queues_on_page(&metrics, &datastore);
+    let pages = explain(&settings, &lasting, &live);
     let limits = Limits {
         max_request_body: settings.max_request_body,
     };
@@ -128,6 +132,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         Some(cluster) => MetricsPage::reviewed(metrics, cluster.reviewer()),
         None => MetricsPage::open(metrics),
     };
+    let page = page.with_debug(pages).with_profiling(settings.pprof);
     tokio::spawn(metrics_page::serve(
         ports.metrics,
         page,
@@ -209,6 +214,22 @@ async fn lead(election: Option<&Cluster>, state: Arc<HealthState>, stop: Cancell
         .candidate()
         .run(move |leads| state.set_leader(leads), stop)
         .await
+}
+
+/// What the explain pages look at.
+fn explain(settings: &Settings, lasting: &Lasting, live: &Live) -> DebugPages {
+    let directors = live.directors.clone();
+    DebugPages {
+        datastore: lasting.datastore.clone(),
+        decisions: lasting.decisions.clone(),
+        config: live.state.clone(),
+        plan: Box::new(move || directors.load().plan().clone()),
+        registry: config::registry(),
+        metrics: lasting.metrics.clone(),
+        clock: lasting.clock.clone(),
+        flags: settings.flags.clone(),
+        stale_after: settings.gauges_staleness,
+    }
 }
 
 fn queues_on_page(metrics: &Metrics, datastore: &Arc<Datastore>) {

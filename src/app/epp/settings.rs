@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::admin::debug::FlagValue;
 use crate::base::flags::{self, Parsed, Stop};
 use crate::net::tls::{Policy, TlsSource};
 use crate::telemetry::logging::{self, Encoder, StackLevel, Threshold, TimeFormat};
@@ -77,13 +78,19 @@ pub struct Settings {
     pub max_request_body: usize,
     /// Largest ext_proc message, bytes.
     pub max_message: usize,
+    /// Decisions kept for the debug pages; 0 keeps none.
+    pub debug_decisions: usize,
+    /// Serve profiles beside the metrics page.
+    pub pprof: bool,
     /// Logging.
     pub logging: logging::Options,
     /// Tracing; `None`: off, or no exporter is asked for.
     pub tracing: Option<TracingSettings>,
+    /// Every flag as it is in force.
+    pub flags: Vec<FlagValue>,
     /// What the environment says.
     pub environment: Environment,
-    /// Flags that were given and do nothing yet, with what to expect instead.
+    /// Flags that were given and change nothing, with why.
     pub idle_flags: Vec<&'static str>,
 }
 
@@ -234,8 +241,11 @@ impl Settings {
             metric_specs: METRIC_FLAGS.iter().any(|f| p.is_set(f)).then(|| metric_specs(p)),
             max_request_body: size("max-request-body-size"),
             max_message: size("grpc-max-recv-msg-size"),
+            debug_decisions: size("debug-decisions"),
+            pprof: p.bool("enable-pprof"),
             logging: logging_options(p),
             tracing: None,
+            flags: FLAGS.iter().map(|f| flag_value(p, f.name)).collect(),
             environment,
             idle_flags: idle_flags(p),
         }
@@ -256,6 +266,19 @@ impl Settings {
         } else {
             &self.pool_name
         }
+    }
+}
+
+/// A flag for the debug pages; a configuration given as text is shown elsewhere.
+fn flag_value(p: &Parsed, name: &'static str) -> FlagValue {
+    let value = match p.written(name) {
+        text if name == "config-text" && !text.is_empty() => format!("({} bytes)", text.len()),
+        text => text,
+    };
+    FlagValue {
+        name,
+        value,
+        given: p.is_set(name),
     }
 }
 
@@ -317,25 +340,15 @@ fn logging_options(p: &Parsed) -> logging::Options {
     }
 }
 
-/// Flags given on the command line whose machinery is not there yet: said at start-up, never silently ignored.
+/// Flags given on the command line that change nothing as things are: said at start-up, never silently ignored.
 fn idle_flags(p: &Parsed) -> Vec<&'static str> {
-    let asked = |name: &'static str| p.is_set(name) && p.bool(name);
-    let rows = [
-        (
-            asked("enable-cert-reload")
-                && p.text("cert-path").is_empty()
-                && p.text("client-ca-file").is_empty(),
-            "enable-cert-reload: there is nothing to follow without --cert-path or --client-ca-file",
-        ),
-        (
-            asked("enable-pprof"),
-            "enable-pprof: there are no profiling pages yet",
-        ),
-    ];
-    rows.into_iter()
-        .filter(|(on, _)| *on)
-        .map(|(_, text)| text)
-        .collect()
+    let given = |name: &str| !p.text(name).is_empty();
+    let nothing_to_follow = p.is_set("enable-cert-reload")
+        && p.bool("enable-cert-reload")
+        && !given("cert-path")
+        && !given("client-ca-file");
+    let text = "enable-cert-reload: there is nothing to follow without --cert-path or --client-ca-file";
+    nothing_to_follow.then_some(text).into_iter().collect()
 }
 
 #[cfg(test)]

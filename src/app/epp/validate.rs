@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use crate::base::flags::Parsed;
 use crate::net::tls::Policy;
+use crate::requestcontrol::record::MAX_DECISIONS;
 
 use super::options::METRIC_FLAGS;
 
@@ -179,6 +180,12 @@ fn ours(p: &Parsed, errors: &mut Vec<String>) {
                 .filter(|f| p.is_set(f))
                 .map(|f| format!("flag \"{f}\" needs TLS: drop it, or --secure-serving=false")),
         );
+    }
+    let kept = p.int("debug-decisions");
+    if !(0..=MAX_DECISIONS as i64).contains(&kept) {
+        errors.push(format!(
+            "flag \"debug-decisions\" must be 0 to {MAX_DECISIONS}, not {kept}"
+        ));
     }
     let threads = p.int("threads");
     if !(0..=1024).contains(&threads) {

@@ -126,10 +126,16 @@ catalogue! {
         "Resident memory of the process in bytes");
     PROCESS_VIRTUAL = gauge("process_virtual_memory_bytes", &[],
         "Virtual memory of the process in bytes");
+    PROCESS_VIRTUAL_MAX = gauge("process_virtual_memory_max_bytes", &[],
+        "Limit of virtual memory in bytes, -1 without a limit");
     PROCESS_OPEN_FDS = gauge("process_open_fds", &[],
         "Open file descriptors");
     PROCESS_MAX_FDS = gauge("process_max_fds", &[],
         "Limit of open file descriptors");
     PROCESS_START = gauge("process_start_time_seconds", &[],
         "Start of the process in seconds since the Unix epoch");
+    PROCESS_RECEIVED = counter("process_network_receive_bytes_total", &[],
+        "Bytes received over the network, of all processes of the network namespace");
+    PROCESS_SENT = counter("process_network_transmit_bytes_total", &[],
+        "Bytes sent over the network, of all processes of the network namespace");
 }

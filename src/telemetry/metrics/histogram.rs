@@ -59,6 +59,14 @@ impl Histogram {
     pub fn count(&self) -> u64 {
         self.counts.iter().map(|c| c.load(Ordering::Relaxed)).sum()
     }
+
+    /// Mean of the observations; 0 when there are none.
+    pub fn mean(&self) -> f64 {
+        match self.count() {
+            0 => 0.0,
+            n => f64::from_bits(self.sum.load(Ordering::Relaxed)) / n as f64,
+        }
+    }
 }
 
 impl EncodeMetric for Histogram {

@@ -184,6 +184,14 @@ impl Metrics {
         self.families.operations.config_refused();
     }
 
+    /// Every plugin timer that has run: its labels as (extension point, type, name), runs, and their mean in seconds.
+    pub fn plugin_times(&self) -> Vec<([Arc<str>; 3], u64, f64)> {
+        let plugins = self.families.plugins.all();
+        let ran = plugins.into_iter().filter(|(_, h)| h.count() > 0);
+        ran.map(|(labels, h)| (labels.map(|(_, value)| value), h.count(), h.mean()))
+            .collect()
+    }
+
     /// The page in OpenMetrics text. `wire::prom_text` turns it into the older format.
     pub fn encode(&self) -> String {
         let mut page = String::new();

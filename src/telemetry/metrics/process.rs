@@ -26,11 +26,21 @@ pub(super) fn write(page: &mut Page) -> fmt::Result {
     if let Ok(open) = fs::read_dir("/proc/self/fd") {
         page.one(&catalogue::PROCESS_OPEN_FDS, Value::Level(open.count() as i64))?;
     }
-    if let Some(limit) = fs::read_to_string("/proc/self/limits")
-        .ok()
-        .and_then(|l| max_fds(&l))
-    {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    if let Some(limit) = limit(&limits, "Max open files") {
         page.one(&catalogue::PROCESS_MAX_FDS, Value::Level(limit))?;
+    }
+    if let Some(limit) = limit(&limits, "Max address space") {
+        page.one(&catalogue::PROCESS_VIRTUAL_MAX, Value::Level(limit))?;
+    }
+    let network = fs::read_to_string("/proc/self/net/netstat").unwrap_or_default();
+    for (name, spec) in [
+        ("InOctets", &catalogue::PROCESS_RECEIVED),
+        ("OutOctets", &catalogue::PROCESS_SENT),
+    ] {
+        if let Some(bytes) = network_bytes(&network, name) {
+            page.one(spec, Value::Count(bytes))?;
+        }
     }
     let kernel = fs::read_to_string("/proc/stat").unwrap_or_default();
     if let Some(start) = start_time(&stat, &kernel) {
@@ -66,9 +76,20 @@ fn status_bytes(status: &str, key: &str) -> Option<i64> {
     kib.checked_mul(1024)
 }
 
-fn max_fds(limits: &str) -> Option<i64> {
-    let row = limits.lines().find_map(|l| l.strip_prefix("Max open files"))?;
-    row.split_whitespace().next()?.parse().ok()
+/// The soft limit called `name`; -1 where there is none, as the Go client says it.
+fn limit(limits: &str, name: &str) -> Option<i64> {
+    let row = limits.lines().find_map(|l| l.strip_prefix(name))?;
+    match row.split_whitespace().next()? {
+        "unlimited" => Some(-1),
+        number => number.parse().ok(),
+    }
+}
+
+/// A column of the two `IpExt:` lines, names above values.
+fn network_bytes(netstat: &str, name: &str) -> Option<u64> {
+    let mut lines = netstat.lines().filter_map(|l| l.strip_prefix("IpExt:"));
+    let at = lines.next()?.split_whitespace().position(|n| n == name)?;
+    lines.next()?.split_whitespace().nth(at)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -93,7 +114,13 @@ mod tests {
         }
         assert_eq!(status_bytes("VmRSS:\t  12 kB\n", "VmRSS:"), Some(12 * 1024));
         assert_eq!(status_bytes("VmRSS:\t  12 MB\n", "VmRSS:"), None);
-        assert_eq!(max_fds("Max open files   1024   4096   files"), Some(1024));
-        assert_eq!(max_fds("Max open files   unlimited   unlimited   files"), None);
+        let files = |text: &str| limit(text, "Max open files");
+        assert_eq!(files("Max open files   1024   4096   files"), Some(1024));
+        assert_eq!(files("Max open files   unlimited   unlimited   files"), Some(-1));
+        assert_eq!(files("Max open files   many   many   files"), None);
+        let netstat = "TcpExt: A B\nTcpExt: 1 2\nIpExt: X InOctets\nIpExt: 3 4\n";
+        assert_eq!(network_bytes(netstat, "InOctets"), Some(4));
+        assert_eq!(network_bytes(netstat, "A"), None);
+        assert_eq!(network_bytes("IpExt: InOctets\n", "InOctets"), None);
     }
 }

@@ -199,9 +199,16 @@ fn probes_ports_and_graces_fit_the_binary() {
         let grace = seconds(&pod["terminationGracePeriodSeconds"]);
         assert!(grace > leave + drain.unwrap(), "{mode}: streams would be cut");
         let sidecars = pod["initContainers"].as_array().into_iter().flatten();
-        assert_eq!(sidecars.clone().count(), usize::from(mode.starts_with("standalone")), "{mode}");
+        assert_eq!(
+            sidecars.clone().count(),
+            usize::from(mode.starts_with("standalone")),
+            "{mode}"
+        );
         for sidecar in sidecars.clone() {
-            assert_eq!(sidecar["restartPolicy"], "Always", "{mode}: it must not keep the picker from starting");
+            assert_eq!(
+                sidecar["restartPolicy"], "Always",
+                "{mode}: it must not keep the picker from starting"
+            );
         }
         for container in pod["containers"].as_array().unwrap().iter().chain(sidecars) {
             let locked = json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
@@ -213,7 +220,11 @@ fn probes_ports_and_graces_fit_the_binary() {
         // A standby is never ready: a rollout or a budget would wait for it for ever.
         let elected = mode.ends_with("elected");
         let at_once = json!({"maxSurge": "100%", "maxUnavailable": "100%"});
-        assert_eq!(deployment["spec"]["strategy"]["rollingUpdate"] == at_once, elected, "{mode}");
+        assert_eq!(
+            deployment["spec"]["strategy"]["rollingUpdate"] == at_once,
+            elected,
+            "{mode}"
+        );
         assert_eq!(
             of(&objects, "PodDisruptionBudget").len(),
             usize::from(mode.ends_with("all active")),

@@ -17,13 +17,19 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     let mut known = BTreeMap::new();
     for line in read("docs/user-guide/metrics.md").lines() {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-        let [name, kind, labels, ..] = cells[..] else { continue };
+        let [name, kind, labels, ..] = cells[..] else {
+            continue;
+        };
         if !name.starts_with('`') || !["counter", "gauge", "histogram"].contains(&kind) {
             continue;
         }
         let name = name.trim_matches('`').to_owned();
         let labels: BTreeSet<String> = labels.split('`').skip(1).step_by(2).map(str::to_owned).collect();
-        let suffixes: &[&str] = if kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+        let suffixes: &[&str] = if kind == "histogram" {
+            &["_bucket", "_sum", "_count"]
+        } else {
+            &[""]
+        };
         for suffix in suffixes {
             known.insert(format!("{name}{suffix}"), labels.clone());
         }
@@ -44,7 +50,8 @@ impl Asked {
     fn selector(&mut self, of: &VectorSelector) {
         let name = of.name.clone().unwrap_or_default();
         let Matchers { matchers, .. } = &of.matchers;
-        self.matched.extend(matchers.iter().map(|m| (name.clone(), m.name.clone())));
+        self.matched
+            .extend(matchers.iter().map(|m| (name.clone(), m.name.clone())));
         self.metrics.insert(name);
     }
 
@@ -81,12 +88,17 @@ fn check(query: &str, known: &BTreeMap<String, BTreeSet<String>>) {
     assert!(!asked.metrics.is_empty(), "{query}");
     let mut had: BTreeSet<String> = SCRAPED.map(str::to_owned).into();
     for metric in asked.metrics.iter().filter(|m| *m != "up") {
-        let labels = known.get(metric).unwrap_or_else(|| panic!("{query}: epp has no {metric}"));
+        let labels = known
+            .get(metric)
+            .unwrap_or_else(|| panic!("{query}: epp has no {metric}"));
         had.extend(labels.iter().cloned());
     }
     for (metric, label) in &asked.matched {
         let own = known.get(metric).is_some_and(|l| l.contains(label));
-        assert!(own || SCRAPED.contains(&label.as_str()), "{query}: {metric} has no label {label}");
+        assert!(
+            own || SCRAPED.contains(&label.as_str()),
+            "{query}: {metric} has no label {label}"
+        );
     }
     for label in &asked.grouped {
         assert!(had.contains(label), "{query}: nothing has the label {label}");
@@ -105,11 +117,18 @@ fn dashboard() -> Vec<String> {
     let mut queries = Vec::new();
     for panel in board["panels"].as_array().unwrap() {
         for target in panel["targets"].as_array().into_iter().flatten() {
-            let mut query = text(target, "/expr").replace("$__rate_interval", "5m").replace("$__range", "1h");
+            let mut query = text(target, "/expr")
+                .replace("$__rate_interval", "5m")
+                .replace("$__range", "1h");
             for variable in &variables {
-                query = query.replace(&format!("${variable}"), "x").replace(&format!("${{{variable}}}"), "x");
+                query = query
+                    .replace(&format!("${variable}"), "x")
+                    .replace(&format!("${{{variable}}}"), "x");
             }
-            assert!(!query.contains('$'), "a variable the dashboard does not have: {query}");
+            assert!(
+                !query.contains('$'),
+                "a variable the dashboard does not have: {query}"
+            );
             queries.push(query);
         }
     }
@@ -131,7 +150,10 @@ fn alerts_ask_for_what_there_is_and_lead_to_what_to_do() {
         .filter_map(|l| l.strip_prefix("## ").or(l.strip_prefix("### ")))
         .map(|title| {
             let kept = title.to_lowercase();
-            let kept: String = kept.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).collect();
+            let kept: String = kept
+                .chars()
+                .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+                .collect();
             kept.replace(' ', "-")
         })
         .collect();

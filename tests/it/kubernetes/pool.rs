@@ -8,6 +8,8 @@ use crate::support::apiserver::{
     ApiServer, OBJECTIVES, PODS, POOLS, POOLS_EXPERIMENTAL, pod, pool, unready_pod,
 };
 use crate::support::epp::Epp;
+use crate::support::model_server::{ModelServer, State};
+use crate::support::ports;
 
 #[tokio::test]
 async fn endpoints_follow_the_pods_of_the_pool() {
@@ -131,6 +133,27 @@ async fn a_pool_of_the_experimental_group_works_the_same() {
         json!({"metadata": {"name": "pool"}, "spec": spec}),
     );
     endpoints_are(&epp, &["p-rank-0", "q-rank-0"]).await;
+}
+
+#[tokio::test]
+async fn metrics_are_scraped_from_the_port_of_the_flag() {
+    let page = ModelServer::start(
+        7,
+        ports::free(),
+        State {
+            queue: 3,
+            ..State::default()
+        },
+    )
+    .await;
+    let server = ApiServer::start();
+    server.apply(PODS, pod("p", "127.0.0.7"));
+    // Nothing listens where the requests would go.
+    server.apply(POOLS, pool(&[ports::free()]));
+    let port = format!("--model-server-metrics-port={}", page.address.port());
+    let mut epp = Epp::in_cluster(&server, &[super::POOL, &[&port]].concat(), &[]);
+    epp.eventually("inference_pool_per_pod_queue_size{name=\"pool\",model_server_pod=\"p-rank-0\"} 3")
+        .await;
 }
 
 #[tokio::test]
