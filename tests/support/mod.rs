@@ -13,6 +13,7 @@ pub mod browser;
 pub mod envoy;
 pub mod epp;
 pub mod ext_proc;
+pub mod http;
 pub mod model_server;
 pub mod ports;
 pub mod process;
