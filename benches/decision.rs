@@ -15,6 +15,7 @@ mod fixtures;
 use std::alloc::System;
 use std::cell::RefCell;
 use std::hint::black_box;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,9 @@ use endpoint_picker::requestcontrol::record::{Buffers, Ended, Entry};
 use endpoint_picker::requestcontrol::{DecisionRing, Plan};
 use endpoint_picker::scheduling::{PluginTimers, Profile, RatedScorer, Scheduler, plugin_types};
 use endpoint_picker::telemetry::metrics::Metrics;
+use endpoint_picker::wire::prom_text::Format;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -289,5 +293,23 @@ fn decision(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, decision);
+/// The metrics page of a pool of 1,000 endpoints: read, written, made 0.0.4, compressed. It is written off the threads
+/// that serve requests.
+fn metrics_page(_: &mut Criterion) {
+    let metrics = Metrics::default();
+    let fleet = fixtures::fleet(1000);
+    metrics.endpoint_queues("pool", move || {
+        let queue = |e: &Arc<Endpoint>| (e.spec.name.clone(), u64::from(e.sample().waiting));
+        fleet.iter().map(queue).collect()
+    });
+    let bar = Duration::from_millis(5);
+    fixtures::against_bar("metrics page, 1,000 endpoints, in gzip", bar, || {
+        let page = Format::Prometheus.render(metrics.encode());
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(page.as_bytes()).unwrap();
+        black_box(gzip.finish().unwrap());
+    });
+}
+
+criterion_group!(benches, decision, metrics_page);
 criterion_main!(benches);

@@ -22,6 +22,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus::{self, NotServing, ServiceUnknown, Serving};
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::support::http::client;
+
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Fails a test that would otherwise hang.
@@ -324,6 +326,43 @@ async fn the_format_is_the_one_asked_for() {
     );
     assert!(page.ends_with("# EOF\n"));
     assert!(page.contains("# TYPE inference_objective_request counter\n"));
+}
+
+#[tokio::test]
+async fn the_page_is_compressed_for_whoever_takes_gzip() {
+    let (address, _stop) = serve(MetricsPage::open(everything()), Limits::default());
+    let ask = async |accepted: &'static str| {
+        let request = client().get(format!("http://{address}/metrics"));
+        let answer = request.header("accept-encoding", accepted).send().await.unwrap();
+        let headers = answer.headers().clone();
+        (headers, answer.bytes().await.unwrap())
+    };
+    let (plain_headers, plain) = ask("identity").await;
+    let (headers, packed) = ask("deflate, gzip").await;
+    assert_eq!(headers["content-encoding"], "gzip");
+    assert!(plain_headers.get("content-encoding").is_none());
+    for headers in [&plain_headers, &headers] {
+        assert_eq!(headers["vary"], "Accept, Accept-Encoding");
+        assert_eq!(
+            headers["content-type"],
+            "text/plain; version=0.0.4; charset=utf-8"
+        );
+    }
+    assert!(
+        packed.len() * 4 < plain.len(),
+        "{} of {}",
+        packed.len(),
+        plain.len()
+    );
+    let mut page = String::new();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&packed[..]), &mut page).unwrap();
+    let lines = |page: &str| {
+        page.lines()
+            .filter(|l| !l.starts_with("process_"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(lines(&page), lines(std::str::from_utf8(&plain).unwrap()));
 }
 
 #[tokio::test]

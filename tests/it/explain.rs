@@ -20,9 +20,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::support::epp::{Epp, Options, get};
 use crate::support::ext_proc::Answer;
+use crate::support::http::client;
 use crate::support::model_server::{ModelServer, State};
 use crate::support::ports;
-use crate::support::sent::{PROMPT, respond, route};
+use crate::support::sent::{PROMPT, respond, route, route_with};
+
+/// Header of `header-based-testing-filter`.
+const FILTER_HEADER: &str = "test-epp-endpoint-selection";
 
 /// Starts pods with these queues and KV uses.
 async fn pods(loads: &[(u32, f64)]) -> Vec<SocketAddr> {
@@ -165,12 +169,7 @@ async fn a_decision_tells_every_score_and_what_would_have_flipped_it() {
 #[tokio::test]
 async fn rejections_hints_and_filters_are_told() {
     let addresses = pods(&[(0, 0.1), (3, 0.1)]).await;
-    let mut options = Options::hermetic(&addresses);
-    options.plugins.push_str("- type: header-based-testing-filter\n");
-    options
-        .profiles
-        .push_str("  - {pluginRef: header-based-testing-filter}\n");
-    let epp = Epp::start(&options, 2).await;
+    let epp = Epp::start(&Options::hermetic(&addresses), 2).await;
     let only = addresses[1].to_string();
     let (_hinted, _) = route(epp.grpc, "hinted", "m", Some(&[&only])).await;
     let (_nowhere, _) = route(epp.grpc, "nowhere", "other", Some(&["127.0.0.99:1"])).await;
@@ -185,11 +184,6 @@ async fn rejections_hints_and_filters_are_told() {
     assert_eq!(
         hinted["profiles"][0]["comparison"]["decided_by"],
         "only candidate"
-    );
-    let filter = &hinted["profiles"][0]["filters"][0];
-    assert_eq!(
-        (&filter["name"], &filter["removed"]),
-        (&json!("header-based-testing-filter"), &json!([]))
     );
     let nowhere = decision(&epp, "nowhere", false).await;
     assert_eq!(
@@ -236,6 +230,36 @@ async fn rejections_hints_and_filters_are_told() {
         ),
         (1, &json!(2))
     );
+}
+
+#[tokio::test]
+async fn what_a_filter_took_out_is_told() {
+    let addresses = pods(&[(0, 0.1), (3, 0.1), (3, 0.1)]).await;
+    let mut options = Options::hermetic(&addresses);
+    let name = "header-based-testing-filter";
+    options.plugins.push_str(&format!("- type: {name}\n"));
+    options.profiles.push_str(&format!("  - {{pluginRef: {name}}}\n"));
+    let epp = Epp::start(&options, 3).await;
+    let wanted = addresses[1].to_string();
+    let headers = [("x-request-id", "one"), (FILTER_HEADER, &*wanted)];
+    let (_exchange, _) = route_with(epp.grpc, &headers, "m", None).await;
+    let profile = decision(&epp, "one", false).await["profiles"][0].clone();
+    let filter = &profile["filters"][0];
+    assert_eq!(
+        (&filter["name"], &filter["removed_count"]),
+        (&json!(name), &json!(2))
+    );
+    assert_eq!(filter["removed"], json!(["pod-0-rank-0", "pod-2-rank-0"]));
+    assert_eq!(profile["picked"], json!(["pod-1-rank-0"]));
+    let (_exchange, _) = route(epp.grpc, "none", "m", None).await;
+    let none = decision(&epp, "none", false).await;
+    assert_eq!(none["outcome"]["http_status"], 429);
+    let profile = &none["profiles"][0];
+    assert_eq!(
+        (&profile["candidates"], &profile["comparison"]),
+        (&json!([]), &Value::Null)
+    );
+    assert_eq!(profile["filters"][0]["removed_count"], 3);
 }
 
 #[tokio::test]
@@ -300,8 +324,7 @@ async fn the_debug_pages_answer_nonsense_with_what_would_be_right() {
     let epp = Epp::start(&Options::hermetic(&[]), 0).await;
     let ask = async |path: &str| {
         let url = format!("http://{}{path}", epp.metrics);
-        let no_redirects = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
-        let answer = no_redirects.build().unwrap().get(url).send().await.unwrap();
+        let answer = client().get(url).send().await.unwrap();
         (
             answer.status().as_u16(),
             answer.headers().clone(),
@@ -420,7 +443,7 @@ fn serve(page: MetricsPage) -> (SocketAddr, DropGuard) {
 async fn every_page_is_reviewed_and_a_browser_may_send_the_token_as_a_password() {
     let page = MetricsPage::reviewed(Arc::default(), Arc::new(Tokens)).with_debug(pages());
     let (address, _stop) = serve(page.with_profiling(true));
-    let client = reqwest::Client::new();
+    let client = client();
     let paths = [
         "/metrics",
         "/debug/",

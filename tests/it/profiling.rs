@@ -8,6 +8,7 @@ use flate2::read::GzDecoder;
 use prost::Message;
 
 use crate::support::epp::{Epp, Options};
+use crate::support::http::client;
 use crate::support::model_server::{ModelServer, State};
 use crate::support::ports;
 use crate::support::sent::route;
@@ -91,7 +92,7 @@ async fn busy() -> Epp {
 
 async fn ask(epp: &Epp, path: &str) -> reqwest::Response {
     let url = format!("http://{}/debug/pprof/{path}", epp.metrics);
-    reqwest::get(url).await.unwrap()
+    client().get(url).send().await.unwrap()
 }
 
 #[tokio::test]
@@ -217,7 +218,7 @@ async fn what_there_is_no_profile_of_is_said() {
         assert_eq!(ask(&epp, path).await.status(), status, "{path}");
     }
     let url = format!("http://{}/debug/pprof/profile", epp.metrics);
-    let head = reqwest::Client::new().head(url).send().await.unwrap();
+    let head = client().head(url).send().await.unwrap();
     assert_eq!(head.status(), 200, "answered at once");
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::http::client;
 use super::process::Process;
 
 /// How Chromium starts: alone, and silent towards everything but the pages it is told to open.
@@ -58,7 +59,7 @@ impl Browser {
             "goog:chromeOptions": {"args": arguments},
             "goog:loggingPrefs": {"browser": "ALL"},
         }}});
-        let client = reqwest::Client::builder().timeout(LIMIT).build().unwrap();
+        let client = client();
         let answer = client
             .post(format!("{base}/session"))
             .json(&wanted)

@@ -16,13 +16,19 @@ pub fn body(model: &str) -> String {
 
 /// Routes a request with this id; gives the open exchange and the answer to its headers.
 pub async fn route(to: SocketAddr, id: &str, model: &str, subset: Option<&[&str]>) -> (Exchange, Answer) {
+    let headers = [("x-request-id", id), (":path", "/v1/completions")];
+    route_with(to, &headers, model, subset).await
+}
+
+/// The same with these headers.
+pub async fn route_with(
+    to: SocketAddr,
+    headers: &[(&str, &str)],
+    model: &str,
+    subset: Option<&[&str]>,
+) -> (Exchange, Answer) {
     let mut exchange = Exchange::open(&connect(to).await).await;
-    exchange
-        .send(request_headers(
-            &[("x-request-id", id), (":path", "/v1/completions")],
-            false,
-        ))
-        .await;
+    exchange.send(request_headers(headers, false)).await;
     let message = request_body(body(model), true);
     let message = match subset {
         Some(hosts) => with_subset(message, hosts),
