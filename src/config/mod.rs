@@ -111,7 +111,7 @@ pub fn build(
     rebuild(source, environment, metrics, clock, &Kept::default())
 }
 
-/// [`build`], going on with the instances of `running` where name, type and parameters are the same.
+/// [`build()`], going on with the instances of `running` where name, type and parameters are the same.
 ///
 /// # Errors
 /// Every mistake of the document.
