@@ -12,5 +12,10 @@ mod net;
 mod poller;
 mod routing;
 mod sim;
+mod sim_api;
+mod sim_clients;
+mod sim_faults;
+mod sim_start;
+mod sim_tools;
 #[path = "../support/mod.rs"]
 mod support;
