@@ -16,10 +16,25 @@ fn python() -> std::path::PathBuf {
 
 #[tokio::test]
 async fn the_official_clients_are_served() {
-    let sim = Sim::start(&["--model", "m", "--mode", "echo", "--served-model-name", "alias", "m"]).await;
+    let sim = Sim::start(&[
+        "--model",
+        "m",
+        "--mode",
+        "echo",
+        "--served-model-name",
+        "alias",
+        "m",
+    ])
+    .await;
     let url = format!("http://{}", sim.address);
     let script = in_package("tests/sim/clients.py");
-    let run = move || Command::new(python()).arg(script).args([&url, "alias"]).output().unwrap();
+    let run = move || {
+        Command::new(python())
+            .arg(script)
+            .args([&url, "alias"])
+            .output()
+            .unwrap()
+    };
     let output = tokio::task::spawn_blocking(run).await.unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(
@@ -28,7 +43,8 @@ async fn the_official_clients_are_served() {
         text(&output.stdout),
         text(&output.stderr)
     );
-    sim.until("vllm:num_requests_running{model_name=\"alias\"} 0").await;
+    sim.until("vllm:num_requests_running{model_name=\"alias\"} 0")
+        .await;
 }
 
 #[tokio::test]
@@ -37,7 +53,10 @@ async fn curl_gets_the_documented_json() {
     let url = format!("http://{}/v1/completions", sim.address);
     let curl = || {
         let body = r#"{"model":"m","prompt":"Hello, world"}"#;
-        Command::new("curl").args(["-sS", &url, "-d", body]).output().unwrap()
+        Command::new("curl")
+            .args(["-sS", &url, "-d", body])
+            .output()
+            .unwrap()
     };
     let output = curl();
     let text = String::from_utf8(output.stdout).unwrap();

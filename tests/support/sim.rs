@@ -33,26 +33,7 @@ impl Sim {
 
     /// Starts it in this environment and waits until it serves.
     pub async fn start_with(args: &[&str], env: &[(&str, &str)]) -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let address = SocketAddr::from(([127, 0, 0, 1], ports::free()));
-        let child = Command::new(env!("CARGO_BIN_EXE_inference-sim"))
-            .args([
-                "--bind-address",
-                "127.0.0.1",
-                "--port",
-                &address.port().to_string(),
-            ])
-            .args(args)
-            .envs(env.iter().copied())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut sim = Sim {
-            child,
-            address,
-            client: reqwest::Client::builder().no_proxy().build().unwrap(),
-        };
+        let mut sim = Self::launch(args, env);
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         while get(sim.address, "/health").await.is_none() {
             assert!(
@@ -66,6 +47,32 @@ impl Sim {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         sim
+    }
+
+    /// Starts it in this environment.
+    pub fn launch(args: &[&str], env: &[(&str, &str)]) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let address = SocketAddr::from(([127, 0, 0, 1], ports::free()));
+        let child = Command::new(env!("CARGO_BIN_EXE_inference-sim"))
+            .args([
+                "--bind-address",
+                "127.0.0.1",
+                "--port",
+                &address.port().to_string(),
+            ])
+            .args(args)
+            .env_remove("POD_NAME")
+            .env_remove("POD_NAMESPACE")
+            .envs(env.iter().copied())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Sim {
+            child,
+            address,
+            client: reqwest::Client::builder().no_proxy().build().unwrap(),
+        }
     }
 
     /// A request with a body.
@@ -150,4 +157,10 @@ impl Sim {
             .map(|f| f.strip_prefix("data: ").unwrap());
         frames.map(|f| serde_json::from_str(f).unwrap()).collect()
     }
+}
+
+/// A client that trusts any certificate.
+pub fn https() -> reqwest::Client {
+    let client = reqwest::Client::builder().no_proxy();
+    client.danger_accept_invalid_certs(true).build().unwrap()
 }

@@ -6,6 +6,8 @@ mod options;
 mod run;
 mod serving;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod yaml_file;
 

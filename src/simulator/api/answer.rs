@@ -1,8 +1,12 @@
 //! The shapes of answers and events (simulator.md §4), keys in the order of the reference. Structs and no
 //! `Value`: the order of keys is theirs, and an event costs no map.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
+
+use uuid::Uuid;
 
 use super::Endpoint;
 
@@ -224,7 +228,7 @@ pub struct Envelope {
     pub model: String,
     /// This is the prefill half: say how to go on.
     pub hand_over: bool,
-    /// Shapes of v0.5.0: the hand-over among the top-level keys.
+    /// Shapes of v0.5.0: the hand-over among the top-level keys, a new id for every event.
     pub flat: bool,
 }
 
@@ -293,8 +297,13 @@ impl Envelope {
             (Endpoint::Chat, false) => "chat.completion",
             (Endpoint::Chat, true) => "chat.completion.chunk",
         };
+        // v0.5.0 gives every event an id of its own, whatever the endpoint.
+        let id = match self.flat {
+            true => Cow::Owned(format!("chatcmpl-{}", Uuid::new_v4())),
+            false => Cow::Borrowed(self.id.as_str()),
+        };
         let document = Document {
-            id: &self.id,
+            id: &id,
             created: self.created,
             model: &self.model,
             usage,

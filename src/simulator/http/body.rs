@@ -36,6 +36,11 @@ impl Whole {
     /// # Errors
     /// It is none, or of another shape; the text says where.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        // Serde would take a list for a struct, field by field.
+        let first = self.bytes.iter().find(|b| !b.is_ascii_whitespace());
+        if first.is_some_and(|b| *b != b'{') {
+            return Err(serde::de::Error::custom("it must be a JSON object"));
+        }
         serde_json::from_slice(&self.bytes)
     }
 }
