@@ -14,6 +14,7 @@ mod routing;
 mod sim;
 mod sim_api;
 mod sim_clients;
+mod sim_dataset;
 mod sim_faults;
 mod sim_start;
 mod sim_tools;
