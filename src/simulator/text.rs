@@ -1,7 +1,9 @@
-//! Tokens and texts: the simple tokenizer, lengths and random sentences (simulator.md §5).
+//! What random mode says: how long, and in which words (simulator.md §5).
 
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt};
+
+use super::tokenizer::{Tokenizer, Tokens};
 
 const SENTENCES: [&str; 12] = [
     "The harbour was quiet before the first boats came in. ",
@@ -17,28 +19,6 @@ const SENTENCES: [&str; 12] = [
     "Tea first, then the difficult question. ",
     "Nothing in the box was broken, and nothing was new. ",
 ];
-
-/// Cuts `text` into tokens: a run of letters, digits and underscores, or any other single character, each with
-/// the white space after it. Nothing is dropped: the tokens joined are the text.
-pub fn tokenize(text: &str) -> Vec<&str> {
-    let mut tokens = Vec::with_capacity(text.len() / 4);
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let end = if word(first) {
-            rest.find(|c| !word(c)).unwrap_or(rest.len())
-        } else {
-            first.len_utf8()
-        };
-        let space = rest[end..]
-            .find(|c: char| !c.is_whitespace())
-            .map_or(rest.len(), |i| end + i);
-        let (token, after) = rest.split_at(space);
-        tokens.push(token);
-        rest = after;
-    }
-    tokens
-}
 
 /// How many tokens to answer with, and whether that is the limit (finish reason `length`).
 pub fn answer_length(rng: &mut SmallRng, max: Option<usize>, ignore_eos: bool, room: usize) -> (usize, bool) {
@@ -103,27 +83,25 @@ pub fn normal(rng: &mut impl Rng) -> f64 {
 }
 
 /// `n` tokens of random sentences.
-pub fn random_tokens(rng: &mut SmallRng, n: usize) -> Vec<&'static str> {
-    let mut tokens = Vec::with_capacity(n);
+pub fn random_tokens(rng: &mut SmallRng, n: usize, tokenizer: &Tokenizer) -> Tokens {
+    let mut tokens = Tokens::default();
+    extend_to(&mut tokens, rng, n, tokenizer);
+    tokens
+}
+
+/// Adds random sentences until there are `n` tokens.
+pub fn extend_to(tokens: &mut Tokens, rng: &mut SmallRng, n: usize, tokenizer: &Tokenizer) {
     while tokens.len() < n {
         let sentence = SENTENCES[rng.random_range(0..SENTENCES.len())];
-        tokens.extend(tokenize(sentence).into_iter().take(n - tokens.len()));
+        let cut = tokenizer.cut(sentence.to_owned());
+        tokens.append(&cut, n - tokens.len());
     }
-    tokens
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
     use rand::SeedableRng;
-
-    #[test]
-    fn tokens_carry_the_space_after_them() {
-        let tokens = tokenize("Hello, world! 42 degrees.");
-        assert_eq!(tokens, ["Hello", ", ", "world", "! ", "42 ", "degrees", "."]);
-        assert_eq!(tokenize(r#"{"location":"Boston","days":3}"#).len(), 15);
-    }
 
     #[test]
     fn buckets_are_those_of_the_specification() {
@@ -142,13 +120,6 @@ mod tests {
         }
         for room in [0, 1, 5, 30, 1000] {
             assert!(answer_length(&mut rng, None, false, room).0 <= room.max(1));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_of_a_text_is_dropped(text in "\\PC{0,80}") {
-            prop_assert_eq!(tokenize(&text).concat(), text);
         }
     }
 }

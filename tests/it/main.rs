@@ -20,6 +20,12 @@ mod reload;
 mod routing;
 mod shutdown;
 mod sim;
+mod sim_api;
+mod sim_clients;
+mod sim_dataset;
+mod sim_faults;
+mod sim_start;
+mod sim_tools;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;

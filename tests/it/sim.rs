@@ -1,99 +1,13 @@
 //! The simulator over real sockets: answers, events, errors, the queue, cancellation, the prefix cache, metrics.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::support::epp::{get, in_package};
-use crate::support::ports;
-
-/// A running simulator; killed when dropped.
-struct Sim {
-    child: Child,
-    address: SocketAddr,
-    client: reqwest::Client,
-}
-
-impl Drop for Sim {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Sim {
-    async fn start(args: &[&str]) -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let address = SocketAddr::from(([127, 0, 0, 1], ports::free()));
-        let child = Command::new(env!("CARGO_BIN_EXE_inference-sim"))
-            .args([
-                "--bind-address",
-                "127.0.0.1",
-                "--port",
-                &address.port().to_string(),
-            ])
-            .args(args)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut sim = Sim {
-            child,
-            address,
-            client: reqwest::Client::builder().no_proxy().build().unwrap(),
-        };
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-        while get(sim.address, "/health").await.is_none() {
-            assert!(
-                sim.child.try_wait().unwrap().is_none(),
-                "the simulator ended: {args:?}"
-            );
-            assert!(
-                tokio::time::Instant::now() < deadline,
-                "the simulator does not serve"
-            );
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        sim
-    }
-
-    fn post(&self, path: &str, body: &Value) -> reqwest::RequestBuilder {
-        self.client
-            .post(format!("http://{}{path}", self.address))
-            .body(body.to_string())
-    }
-
-    async fn json(&self, path: &str, body: &Value) -> (u16, Value) {
-        let response = self.post(path, body).send().await.unwrap();
-        (
-            response.status().as_u16(),
-            serde_json::from_str(&response.text().await.unwrap()).unwrap(),
-        )
-    }
-
-    async fn page(&self) -> String {
-        get(self.address, "/metrics").await.unwrap()
-    }
-
-    /// Waits until the metrics page has `line`.
-    async fn until(&self, line: &str) {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-        loop {
-            let page = self.page().await;
-            if page.lines().any(|l| l == line) {
-                return;
-            }
-            assert!(
-                tokio::time::Instant::now() < deadline,
-                "no line `{line}` in\n{page}"
-            );
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-}
+use crate::support::sim::Sim;
 
 fn chat(content: &str) -> Value {
     json!({"model": "m", "messages": [{"role": "user", "content": content}], "max_tokens": 5})
@@ -147,19 +61,20 @@ async fn events_are_framed_one_token_each_and_end_with_usage_and_done() {
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     let text = response.text().await.unwrap();
     let frames: Vec<&str> = text.split_terminator("\n\n").collect();
-    assert_eq!(frames.len(), 6, "{text}");
-    assert_eq!(frames[5], "data: [DONE]");
-    let events: Vec<Value> = frames[..5]
+    assert_eq!(frames.len(), 7, "{text}");
+    assert_eq!(frames[6], "data: [DONE]");
+    let events: Vec<Value> = frames[..6]
         .iter()
         .map(|f| serde_json::from_str(f.strip_prefix("data: ").unwrap()).unwrap())
         .collect();
     assert_eq!(
         events[0]["choices"][0]["delta"],
-        json!({"role": "assistant", "content": "one "})
+        json!({"role": "assistant", "content": ""})
     );
-    assert_eq!(events[2]["choices"][0]["delta"], json!({"content": "three"}));
-    assert_eq!(events[3]["choices"][0]["finish_reason"], "stop");
-    assert_eq!(events[4]["usage"]["total_tokens"], 6);
+    assert_eq!(events[1]["choices"][0]["delta"], json!({"content": "one "}));
+    assert_eq!(events[3]["choices"][0]["delta"], json!({"content": "three"}));
+    assert_eq!(events[4]["choices"][0]["finish_reason"], "stop");
+    assert_eq!(events[5]["usage"]["total_tokens"], 6);
     assert!(
         events
             .iter()
@@ -335,7 +250,7 @@ async fn the_same_seed_gives_the_same_answers() {
                 &json!({"model": "m", "prompt": "x", "max_tokens": 50}),
             )
             .await;
-        texts.push((answer["choices"][0]["text"].clone(), answer["id"].clone()));
+        texts.push(answer["choices"][0]["text"].clone());
     }
     assert_eq!(texts[0], texts[1]);
 }

@@ -21,6 +21,7 @@ pub mod model_server;
 pub mod ports;
 pub mod process;
 pub mod sent;
+pub mod sim;
 pub mod tls;
 pub mod upstream;
 

@@ -1,8 +1,15 @@
 //! `inference-sim` as a program: options as typed -> settings made sense of -> run.
 
+mod checks;
+mod download;
 mod options;
 mod run;
+mod serving;
 mod settings;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod yaml_file;
 
 pub use options::FLAGS;
 pub use run::{RunError, run};

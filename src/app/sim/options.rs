@@ -7,6 +7,8 @@ use crate::base::flags::{Flag, Kind, flag, ours};
 const SERVING: &str = "Serving";
 const LATENCY: &str = "Latency";
 const CACHE: &str = "KV cache";
+const TEXT: &str = "Texts";
+const TOOLS: &str = "Tool calls";
 const LATER: &str = "Accepted, without effect yet";
 const LOGGING: &str = "Logging (accepted for compatibility)";
 
@@ -73,20 +75,20 @@ pub static FLAGS: &[Flag] = &[
         SERVING,
         "adapters, each a JSON object {name, path, base_model_name} (list)",
     ),
-    flag("mode", Kind::Text, "random", SERVING, "random or echo"),
+    flag("mode", Kind::Text, "random", TEXT, "random or echo"),
     flag(
         "seed",
         Kind::Int,
         "0",
-        SERVING,
-        "makes texts, lengths and latencies reproducible; now, when not given",
+        TEXT,
+        "makes texts, lengths, latencies and ids reproducible; now, when not given",
     ),
     flag(
         "enable-request-id-headers",
         Kind::Bool,
         "false",
         SERVING,
-        "answer with x-request-id",
+        "answer with x-request-id, and take the client's",
     ),
     ours(flag(
         "max-request-body-size-mb",
@@ -212,65 +214,71 @@ pub static FLAGS: &[Flag] = &[
         "global-cache-hit-threshold",
         Kind::Float,
         "0",
-        LATER,
-        "finish requests with a lower hit rate",
+        CACHE,
+        "finish requests at once when a smaller share of the prompt is cached (0 to 1)",
     ),
-    flag("min-tool-call-integer-param", Kind::Int, "0", LATER, "tool calls"),
+    flag(
+        "min-tool-call-integer-param",
+        Kind::Int,
+        "0",
+        TOOLS,
+        "least whole number in arguments",
+    ),
     flag(
         "max-tool-call-integer-param",
         Kind::Int,
         "100",
-        LATER,
-        "tool calls",
+        TOOLS,
+        "greatest whole number in arguments",
     ),
     flag(
         "min-tool-call-number-param",
         Kind::Float,
         "0",
-        LATER,
-        "tool calls",
+        TOOLS,
+        "least number in arguments",
     ),
     flag(
         "max-tool-call-number-param",
         Kind::Float,
         "100",
-        LATER,
-        "tool calls",
+        TOOLS,
+        "greatest number in arguments",
     ),
     flag(
         "min-tool-call-array-param-length",
         Kind::Int,
         "1",
-        LATER,
-        "tool calls",
+        TOOLS,
+        "least length of an array in arguments",
     ),
     flag(
         "max-tool-call-array-param-length",
         Kind::Int,
         "5",
-        LATER,
-        "tool calls",
+        TOOLS,
+        "greatest length of an array in arguments",
     ),
     flag(
         "tool-call-not-required-param-probability",
         Kind::Int,
         "50",
-        LATER,
-        "tool calls",
+        TOOLS,
+        "chance of an optional parameter, percent",
     ),
     flag(
         "object-tool-call-not-required-field-probability",
         Kind::Int,
         "50",
-        LATER,
-        "tool calls",
+        TOOLS,
+        "chance of an optional field of a nested object, percent",
     ),
     flag(
         "tokenizers-cache-dir",
         Kind::Text,
         "hf_cache",
-        LATER,
-        "folder of tokenizers",
+        TEXT,
+        "folder of tokenizers: MODEL/tokenizer.json, or a Hugging Face cache",
     ),
     flag(
         "hash-seed",
@@ -304,24 +312,30 @@ pub static FLAGS: &[Flag] = &[
         "data-parallel-size",
         Kind::Int,
         "1",
-        LATER,
-        "ranks in one process",
+        SERVING,
+        "servers in this process, on ports one after the other (1 to 8)",
     ),
     flag(
         "data-parallel-rank",
         Kind::Int,
         "-1",
-        LATER,
-        "rank of this process",
+        SERVING,
+        "rank of this process, for its log; -1 is none",
     ),
-    flag("dataset-path", Kind::Text, "", LATER, "answers from a dataset"),
-    flag("dataset-url", Kind::Text, "", LATER, "where to get the dataset"),
+    flag("dataset-path", Kind::Text, "", TEXT, "SQLite file to answer from"),
+    flag(
+        "dataset-url",
+        Kind::Text,
+        "",
+        TEXT,
+        "where to get that file, if it is not there",
+    ),
     flag(
         "dataset-in-memory",
         Kind::Bool,
         "false",
-        LATER,
-        "keep the dataset in memory",
+        TEXT,
+        "copy the dataset into memory first",
     ),
     flag(
         "failure-injection-rate",
@@ -342,18 +356,73 @@ pub static FLAGS: &[Flag] = &[
         "enable-sleep-mode",
         Kind::Bool,
         "false",
-        LATER,
-        "sleep and wake_up",
+        SERVING,
+        "let /sleep act, if VLLM_SERVER_DEV_MODE is 1",
     ),
-    flag("ssl-certfile", Kind::Text, "", LATER, "TLS certificate"),
-    flag("ssl-keyfile", Kind::Text, "", LATER, "TLS key"),
+    flag(
+        "ssl-certfile",
+        Kind::Text,
+        "",
+        SERVING,
+        "certificate chain, PEM; with ssl-keyfile",
+    ),
+    flag("ssl-keyfile", Kind::Text, "", SERVING, "private key, PEM"),
     flag(
         "self-signed-certs",
         Kind::Bool,
         "false",
-        LATER,
-        "TLS with a certificate of its own",
+        SERVING,
+        "TLS with a certificate made at start",
     ),
+    flag(
+        "dataset-table-name",
+        Kind::Text,
+        "llmd",
+        TEXT,
+        "table of the dataset",
+    ),
+    flag(
+        "force-dummy-tokenizer",
+        Kind::Bool,
+        "false",
+        TEXT,
+        "use the simple tokenizer even where the model's own is found",
+    ),
+    ours(flag(
+        "echo-chat",
+        Kind::Text,
+        "all",
+        TEXT,
+        "what echo repeats of a chat: all messages, or the last",
+    )),
+    flag(
+        "default-embedding-dimensions",
+        Kind::Int,
+        "384",
+        TEXT,
+        "length of embeddings, where a request says nothing",
+    ),
+    flag(
+        "tool-call-extra-call-probability",
+        Kind::Int,
+        "-1",
+        TOOLS,
+        "chance of each call beyond the least, percent; -1: any number up to that of the tools",
+    ),
+    flag(
+        "skip-tool-validation",
+        Kind::Bool,
+        "false",
+        TOOLS,
+        "take tools whatever their schema says",
+    ),
+    ours(flag(
+        "compat-version",
+        Kind::Text,
+        "base",
+        SERVING,
+        "shapes and rules of the reference's version: base, or v0.5.0",
+    )),
     flag("ec-transfer-config", Kind::Text, "", LOGGING, "vLLM's"),
     flag("mm-processor-kwargs", Kind::Text, "", LOGGING, "vLLM's"),
     flag("mm-encoder-only", Kind::Bool, "false", LOGGING, "vLLM's"),
@@ -364,10 +433,26 @@ pub static FLAGS: &[Flag] = &[
         short: Some('v'),
         ..flag("v", Kind::Int, "2", LOGGING, "verbosity")
     },
+    flag("add_dir_header", Kind::Bool, "false", LOGGING, "klog's"),
+    flag("log_backtrace_at", Kind::Text, "", LOGGING, "klog's"),
+    flag("log_dir", Kind::Text, "", LOGGING, "klog's"),
+    flag("log_file", Kind::Text, "", LOGGING, "klog's"),
+    flag("log_file_max_size", Kind::Int, "1800", LOGGING, "klog's"),
+    flag("one_output", Kind::Bool, "false", LOGGING, "klog's"),
+    flag("skip_headers", Kind::Bool, "false", LOGGING, "klog's"),
+    flag("skip_log_headers", Kind::Bool, "false", LOGGING, "klog's"),
     flag("logtostderr", Kind::Bool, "true", LOGGING, "klog's"),
     flag("alsologtostderr", Kind::Bool, "false", LOGGING, "klog's"),
     flag("stderrthreshold", Kind::Text, "2", LOGGING, "klog's"),
     flag("vmodule", Kind::Text, "", LOGGING, "klog's"),
+];
+
+/// Boolean flags with a twin that turns them off: `--no-x` is `--x=false`.
+const TWINS: [&str; 4] = [
+    "enable-sleep-mode",
+    "mm-encoder-only",
+    "enforce-eager",
+    "enable-prefix-caching",
 ];
 
 /// Values of one list flag, in order; `None`: not given.
@@ -380,6 +465,11 @@ pub fn take_lists(args: Vec<OsString>) -> (Vec<OsString>, [List; LISTS.len()]) {
     let mut taking: Option<usize> = None;
     for arg in args {
         let word = arg.to_str().unwrap_or("");
+        if let Some(twin) = word.strip_prefix("--no-").filter(|n| TWINS.contains(n)) {
+            taking = None;
+            rest.push(format!("--{twin}=false").into());
+            continue;
+        }
         if let Some(name) = word.strip_prefix("--") {
             let (name, value) = name.split_once('=').map_or((name, None), |(n, v)| (n, Some(v)));
             taking = LISTS.iter().position(|l| *l == name);
@@ -408,10 +498,12 @@ mod tests {
 
     #[test]
     fn lists_end_at_the_next_flag() {
-        let args =
-            "--model m --served-model-name a b --port 1 --lora-modules={\"name\":\"x\"} stray --config c";
+        let args = "--model m --served-model-name a b --no-enforce-eager --port 1 --lora-modules={\"name\":\"x\"} stray --config c";
         let (rest, lists) = take_lists(args.split(' ').map(OsString::from).collect());
-        assert_eq!(rest, ["--model", "m", "--port", "1", "stray"]);
+        assert_eq!(
+            rest,
+            ["--model", "m", "--enforce-eager=false", "--port", "1", "stray"]
+        );
         assert_eq!(lists[0].as_deref(), Some(&["a".to_owned(), "b".to_owned()][..]));
         assert_eq!(lists[1].as_deref(), Some(&["{\"name\":\"x\"}".to_owned()][..]));
         assert_eq!(

@@ -1,54 +1,182 @@
-//! The run of `inference-sim`: open the port, serve, stop on a signal.
+//! The run of `inference-sim`: get what it answers from, open the ports, serve, stop on a signal.
 
 use std::io;
+use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
+use super::download::{self, DownloadError};
+use super::serving::Serving;
 use super::settings::Settings;
+use super::tls::{self, TlsError};
 use crate::net::listen::{self, BindError, Reach};
-use crate::simulator::http::Simulator;
+use crate::net::tls::ServerTls;
+use crate::simulator::Config;
+use crate::simulator::dataset::{Dataset, DatasetError};
+use crate::simulator::http;
+use crate::simulator::serve::{Limits, serve};
+use crate::simulator::server::Simulator;
+use crate::simulator::tokenizer::{Tokenizer, TokenizerError};
 use crate::telemetry::logging;
 
 /// Why the simulator cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The port cannot be opened.
+    /// A port cannot be opened.
     #[error("{0}")]
     Bind(#[from] BindError),
-    /// The runtime cannot be started, or serving failed.
+    /// There is no certificate.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    /// The dataset cannot be got.
+    #[error("{0}")]
+    Download(#[from] DownloadError),
+    /// The dataset cannot be used.
+    #[error("{0}")]
+    Dataset(#[from] DatasetError),
+    /// The tokenizer cannot be used.
+    #[error("{0}")]
+    Tokenizer(#[from] TokenizerError),
+    /// The runtime cannot be started.
     #[error("cannot serve: {0}")]
     Serve(#[from] io::Error),
+    /// A second signal came before requests under way had ended.
+    #[error("stopped by a second signal; requests under way were cut off")]
+    Interrupted,
 }
 
-/// Serves until SIGINT or SIGTERM; requests under way are finished first.
+/// Serves until SIGINT or SIGTERM; requests under way have a while to end then.
 ///
 /// # Errors
-/// What kept it from serving.
+/// What kept it from serving, or a second signal.
 pub fn run(settings: Settings) -> Result<(), RunError> {
     // A second start of logging in one process would be a mistake of ours, not of the user.
-    let _ = logging::init(logging::Options::default());
+    let _ = logging::init(settings.serving.log);
+    // For the download; a provider that is there already is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let result = runtime.block_on(serve_all(settings));
+    // Threads that still ask a database do not hold the process up.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve_all(settings: Settings) -> Result<(), RunError> {
+    let mut signals = Signals::new()?;
+    let ready = tokio::select! {
+        ready = prepare(&settings) => ready?,
+        () = signals.next() => return Ok(()),
+    };
+    let tls = settings
+        .serving
+        .certificate
+        .as_ref()
+        .map(tls::server_config)
+        .transpose()?
+        .map(|config| Arc::new(ServerTls::new(config)));
+    let stop = CancellationToken::new();
+    let mut servers = JoinSet::new();
+    let mut simulators = Vec::new();
+    for rank in 0..settings.serving.ranks {
+        let port = settings.port + rank;
         let reach = settings.bind.map_or(Reach::Everyone, Reach::Address);
-        let listener = TcpListener::from_std(listen::bind(reach, settings.port, "port")?)?;
+        let listener = TcpListener::from_std(listen::bind(reach, port, "port")?)?;
+        let tokenizer = tokenizer(&settings.config, &settings.serving)?;
+        let simulator = Arc::new(Simulator::new(
+            of_rank(&settings.config, port),
+            tokenizer,
+            ready.clone(),
+        ));
+        let shown = settings.serving.rank.unwrap_or(rank);
         tracing::info!(
             model = settings.config.model,
-            port = settings.port,
+            port,
+            rank = shown,
             slots = settings.config.max_num_seqs,
             kv_cache = ?settings.config.kv_cache,
+            tokenizer = ?simulator.tokenizer,
+            tls = tls.is_some(),
             "Serving"
         );
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let stop = async move {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        };
-        let router = Simulator::new(settings.config).router();
-        axum::serve(listener, router).with_graceful_shutdown(stop).await?;
-        Ok(())
-    })
+        let router = http::router(simulator.clone());
+        servers.spawn(serve(
+            listener,
+            tls.clone(),
+            router,
+            Limits::default(),
+            stop.clone(),
+        ));
+        simulators.push(simulator);
+    }
+    signals.next().await;
+    tracing::info!("Stopping: no new requests, those under way may end; a second signal cuts them off");
+    simulators.iter().for_each(|s| s.stop());
+    stop.cancel();
+    tokio::select! {
+        () = async { while servers.join_next().await.is_some() {} } => Ok(()),
+        () = signals.next() => Err(RunError::Interrupted),
+    }
+}
+
+/// The settings of the server on `port`.
+fn of_rank(config: &Config, port: u16) -> Config {
+    let mut config = config.clone();
+    config.port = port;
+    for (name, value) in &mut config.headers {
+        if name == "x-inference-port" {
+            *value = port.to_string();
+        }
+    }
+    config
+}
+
+/// Gets and opens the dataset.
+async fn prepare(settings: &Settings) -> Result<Option<Arc<Dataset>>, RunError> {
+    let Some(source) = settings.serving.dataset.clone() else {
+        return Ok(None);
+    };
+    if let Some(url) = &settings.serving.dataset_url
+        && !source.path.exists()
+    {
+        download::download(url, &source.path).await?;
+    }
+    let opened = tokio::task::spawn_blocking(move || Dataset::open(source)).await;
+    let dataset = opened.map_err(|e| DatasetError::Thread(e.to_string()))??;
+    Ok(Some(Arc::new(dataset)))
+}
+
+fn tokenizer(config: &Config, serving: &Serving) -> Result<Tokenizer, RunError> {
+    let Some(folder) = &serving.tokenizers else {
+        return Ok(Tokenizer::Simple);
+    };
+    let (tokenizer, file) = Tokenizer::find(&config.model, folder)?;
+    if let Some(file) = file {
+        tracing::info!(file = %file.display(), "Using the model's own tokenizer");
+    }
+    Ok(tokenizer)
+}
+
+/// SIGINT and SIGTERM.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }

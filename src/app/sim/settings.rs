@@ -11,9 +11,10 @@ use crate::base::duration::GoDuration;
 use crate::base::flags::{self, Kind, Parsed, Stop};
 use crate::simulator::latency::{Calculator, Latency};
 use crate::simulator::{Config, KvCacheConfig};
-use crate::wire::yaml;
 
 use super::options::{FLAGS, LISTS, List, take_lists};
+use super::serving::{self, Serving};
+use super::{checks, yaml_file};
 
 /// Everything `inference-sim` is told from outside, checked.
 #[derive(Clone, Debug)]
@@ -22,8 +23,10 @@ pub struct Settings {
     pub config: Config,
     /// Address; `None` is every address.
     pub bind: Option<IpAddr>,
-    /// Port.
+    /// Port; rank r of several takes the port r further.
     pub port: u16,
+    /// Everything around the simulator.
+    pub serving: Serving,
 }
 
 /// What a command line asks for.
@@ -59,10 +62,11 @@ pub fn read(program: &str, args: Vec<OsString>, env: &dyn Fn(&str) -> Option<Str
         None => None,
     };
     if let Some(path) = file {
-        match from_yaml(Path::new(&path)) {
-            Ok((flags, from_file)) => {
-                line = flags;
-                for (list, filed) in lists.iter_mut().zip(from_file) {
+        match yaml_file::read(Path::new(&path)) {
+            Ok(file) => {
+                line = file.words;
+                notes.extend(file.notes);
+                for (list, filed) in lists.iter_mut().zip(file.lists) {
                     *list = list.take().or(filed);
                 }
             }
@@ -80,45 +84,6 @@ pub fn read(program: &str, args: Vec<OsString>, env: &dyn Fn(&str) -> Option<Str
             Err(errors) => CommandLine::Refused(errors.join("\n")),
         },
     }
-}
-
-/// The flags of a YAML file as words of a command line, and its lists. Unknown keys are ignored.
-fn from_yaml(path: &Path) -> Result<(Vec<OsString>, [List; LISTS.len()]), String> {
-    use crate::api::document::Value;
-    let name = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|e| format!("cannot read the configuration file {name}: {e}"))?;
-    let tree = yaml::parse(&name, &bytes).map_err(|m| m.to_string())?;
-    let Value::Map(map) = &tree.value else {
-        return Err(format!("{name}: must be an object"));
-    };
-    let scalar = |v: &Value| match v {
-        Value::Text(t) => Some(t.clone()),
-        Value::Int(i) => Some(i.to_string()),
-        Value::Float(f) => Some(f.to_string()),
-        Value::Bool(b) => Some(b.to_string()),
-        _ => None,
-    };
-    let mut words = Vec::new();
-    let mut lists: [List; LISTS.len()] = Default::default();
-    for (key, at, node) in map {
-        if let Some(i) = LISTS.iter().position(|l| l == key) {
-            let values = match &node.value {
-                Value::List(entries) => entries.iter().filter_map(|e| scalar(&e.value)).collect(),
-                Value::Map(_) => vec![node.to_json().to_string()],
-                other => scalar(other).into_iter().collect(),
-            };
-            lists[i] = Some(values);
-        } else if FLAGS.iter().any(|f| f.name == key) {
-            let Some(value) = scalar(&node.value) else {
-                return Err(format!(
-                    "{name}:{}:{}: {key}: must be a single value",
-                    at.line, at.column
-                ));
-            };
-            words.push(format!("--{key}={value}").into());
-        }
-    }
-    Ok((words, lists))
 }
 
 /// A duration in Go's notation; a bare number is milliseconds, with a warning.
@@ -142,7 +107,11 @@ fn settings(
     notes: &mut Vec<String>,
 ) -> Result<Settings, Vec<String>> {
     let mut errors = Vec::new();
-    let model = p.text("model").to_owned();
+    let mut model = p.text("model").to_owned();
+    if !p.is_set("model") {
+        model = env("SIM_MODEL").unwrap_or_default();
+    }
+    errors.extend(checks::all(p, lists, env));
     let mut check = |ok: bool, text: &str| {
         if !ok {
             errors.push(text.to_owned());
@@ -185,33 +154,6 @@ fn settings(
     check(
         (1..=512).contains(&body),
         &format!("max-request-body-size-mb must be between 1 MB and 512 MB, got {body}"),
-    );
-    let rate = p.int("failure-injection-rate");
-    check(
-        (0..=100).contains(&rate),
-        "failure injection rate should be between 0 and 100",
-    );
-    let threshold = p.float("global-cache-hit-threshold");
-    check(
-        (0.0..=1.0).contains(&threshold),
-        "global cache hit threshold must be between in range [0, 1]",
-    );
-    check(
-        (1..=8).contains(&p.int("data-parallel-size")),
-        "data parallel size must be between 1 and 8",
-    );
-    check(
-        p.int("data-parallel-rank") <= 7,
-        "data parallel rank must be between 0 and 7",
-    );
-    check(
-        p.int("event-batch-size") >= 1,
-        "event batch size cannot less than 1",
-    );
-    let (cert, key) = (p.text("ssl-certfile"), p.text("ssl-keyfile"));
-    check(
-        cert.is_empty() == key.is_empty(),
-        "both ssl-certfile and ssl-keyfile must be provided together",
     );
     let bind = p.text("bind-address").parse::<IpAddr>();
     check(bind.is_ok(), "bind-address must be an IP address");
@@ -270,12 +212,20 @@ fn settings(
         headers,
         request_id_headers: p.bool("enable-request-id-headers"),
         max_body: number("max-request-body-size-mb") << 20,
+        cache_hit_threshold: p.float("global-cache-hit-threshold"),
+        port: u16::try_from(port).unwrap_or(0),
+        echo_chat: serving::echo_chat(p),
+        tools: serving::tools(p),
+        sleep_mode: p.bool("enable-sleep-mode") && env("VLLM_SERVER_DEV_MODE").as_deref() == Some("1"),
+        embedding_dimensions: number("default-embedding-dimensions"),
+        compat: serving::compat(p),
     };
     let bind = bind.ok().filter(|a| !(a.is_ipv6() && a.is_unspecified()));
     Ok(Settings {
         config,
         bind,
         port: u16::try_from(port).unwrap_or(0),
+        serving: serving::read(p),
     })
 }
 
@@ -474,14 +424,14 @@ mod tests {
 
     #[test]
     fn lists_names_and_idle_flags() {
-        let line = "--served-model-name a b --model m --lora-modules {\"name\":\"l1\"} {\"name\":\"l2\"} --self-signed-certs --seed 7";
+        let line = "--served-model-name a b --model m --lora-modules {\"name\":\"l1\"} {\"name\":\"l2\"} --zmq-endpoint tcp://h:1 --seed 7";
         let (settings, notes) = run(line).unwrap();
         assert_eq!(settings.config.served_names, ["a", "b"]);
         assert_eq!(settings.config.adapters, ["l1", "l2"]);
         assert_eq!(settings.config.seed, 7);
         assert_eq!(
             notes,
-            ["warning: --self-signed-certs is accepted and has no effect yet"]
+            ["warning: --zmq-endpoint is accepted and has no effect yet"]
         );
     }
 }

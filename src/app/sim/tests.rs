@@ -1,0 +1,270 @@
+//! The rows of configuration of simulator.md §16.1.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use super::settings::{CommandLine, Settings, read};
+
+const C1: &str = "port: 8001
+model: Qwen/Qwen2-0.5B
+served-model-name: [model1, model2]
+max-loras: 2
+max-cpu-loras: 5
+max-num-seqs: 5
+lora-modules:
+- '{\"name\":\"lora1\",\"path\":\"/p1\"}'
+- '{\"name\":\"lora2\",\"path\":\"/p2\"}'
+time-to-first-token: 2000
+inter-token-latency: 1000
+seed: 100100100
+";
+
+fn words(args: &[&str], env: &[(&str, &str)]) -> Result<Settings, String> {
+    let env = |name: &str| env.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
+    match read("inference-sim", args.iter().map(OsString::from).collect(), &env) {
+        CommandLine::Run(settings, _) => Ok(*settings),
+        CommandLine::Help(text) | CommandLine::Refused(text) => Err(text),
+    }
+}
+
+/// Settings of a file and more words.
+fn with_file(yaml: &str, more: &[&str]) -> Settings {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), yaml).unwrap();
+    let path = file.path().to_str().unwrap();
+    words(&[&["--config", path], more].concat(), &[]).unwrap()
+}
+
+#[test]
+fn a_file_is_read_with_bare_numbers_as_milliseconds() {
+    let s = with_file(C1, &[]);
+    let c = &s.config;
+    assert_eq!(
+        (s.port, c.model.as_str(), c.seed),
+        (8001, "Qwen/Qwen2-0.5B", 100_100_100)
+    );
+    assert_eq!(c.served_names, ["model1", "model2"]);
+    assert_eq!(c.adapters, ["lora1", "lora2"]);
+    assert_eq!((c.max_loras, c.max_num_seqs), (2, 5));
+    assert_eq!(c.latency.time_to_first_token.0, Duration::from_secs(2));
+    assert_eq!(c.latency.inter_token.0, Duration::from_secs(1));
+}
+
+#[test]
+fn the_command_line_wins_over_the_file() {
+    let line = [
+        "--model",
+        "X",
+        "--port",
+        "8002",
+        "--served-model-name",
+        "a",
+        "b",
+        "--seed",
+        "100",
+    ];
+    let s = with_file(C1, &line);
+    assert_eq!((s.port, s.config.model.as_str(), s.config.seed), (8002, "X", 100));
+    assert_eq!(s.config.served_names, ["a", "b"]);
+    assert_eq!(s.config.adapters, ["lora1", "lora2"]);
+    let modules = [
+        r#"{"name":"lora3","path":"/p3"}"#,
+        r#"{"name":"lora4","path":"/p4"}"#,
+    ];
+    let s = with_file(C1, &["--lora-modules", modules[0], modules[1]]);
+    assert_eq!(s.config.adapters, ["lora3", "lora4"], "a list is replaced");
+    for empty in [
+        &["--lora-modules"][..],
+        &["--lora-modules", ""],
+        &["--lora-modules="],
+    ] {
+        assert!(with_file(C1, empty).config.adapters.is_empty(), "{empty:?}");
+    }
+    let s = with_file(C1, &["--served-model-name"]);
+    assert_eq!(s.config.served_names, ["Qwen/Qwen2-0.5B"]);
+}
+
+#[test]
+fn a_list_may_stand_anywhere() {
+    for line in [
+        &["--served-model-name", "a", "b", "--model", "m", "--port", "1"][..],
+        &["--model", "m", "--served-model-name", "a", "b", "--port", "1"],
+        &["--model", "m", "--port", "1", "--served-model-name", "a", "b"],
+    ] {
+        let s = words(line, &[]).unwrap();
+        assert_eq!((s.port, s.config.model.as_str()), (1, "m"));
+        assert_eq!(s.config.served_names, ["a", "b"], "{line:?}");
+    }
+    let s = words(&["--model", "m", "--served-model-name=a", "b"], &[]).unwrap();
+    assert_eq!(s.config.served_names, ["a"], "one value after the equals sign");
+}
+
+#[test]
+fn a_second_is_written_in_three_ways() {
+    for line in [
+        "--time-to-first-token 1s",
+        "--time-to-first-token=1000",
+        "--time-to-first-token 1000ms",
+    ] {
+        let args: Vec<&str> = ["--model", "m"].into_iter().chain(line.split(' ')).collect();
+        let s = words(&args, &[]).unwrap();
+        assert_eq!(
+            s.config.latency.time_to_first_token.0,
+            Duration::from_secs(1),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn every_broken_rule_has_its_text() {
+    let rows = [
+        ("--max-loras 0", "max LoRAs cannot be less than 1"),
+        (
+            "--max-cpu-loras 1 --max-loras 4",
+            "max CPU LoRAs cannot be less than max LoRAs",
+        ),
+        (
+            "--time-factor-under-load 0.5",
+            "time factor under load cannot be less than 1.0",
+        ),
+        (
+            "--block-size 35",
+            "token block size should be one of the following: 8, 16, 32, 64, 128",
+        ),
+        ("--kv-cache-size -1", "KV cache size cannot be negative"),
+        (
+            "--zmq-max-connect-attempts -1",
+            "zmq retries times cannot be negative",
+        ),
+        (
+            "--zmq-max-connect-attempts 11",
+            "zmq retries times cannot be more than 10",
+        ),
+        ("--event-batch-size -1", "event batch size cannot less than 1"),
+        (
+            "--mode hello",
+            "invalid mode 'hello', valid values are 'random' and 'echo'",
+        ),
+        (
+            "--data-parallel-size 0",
+            "data parallel size must be between 1 and 8",
+        ),
+        (
+            "--data-parallel-size 9",
+            "data parallel size must be between 1 and 8",
+        ),
+        (
+            "--data-parallel-rank 8",
+            "data parallel rank must be between 0 and 7",
+        ),
+        (
+            "--failure-injection-rate 150",
+            "failure injection rate should be between 0 and 100",
+        ),
+        (
+            "--failure-injection-rate -10",
+            "failure injection rate should be between 0 and 100",
+        ),
+        (
+            "--failure-types bad",
+            "invalid failure type 'bad', valid types are: rate_limit, invalid_api_key, context_length, server_error, invalid_request, model_not_found",
+        ),
+        (
+            "--ssl-certfile c",
+            "both ssl-certfile and ssl-keyfile must be provided together",
+        ),
+        (
+            "--ssl-certfile c --ssl-keyfile k --self-signed-certs",
+            "cannot use both self-signed-certs and explicit ssl-certfile/ssl-keyfile",
+        ),
+        (
+            "--dataset-url http://h/",
+            "dataset-path is required when dataset-url is set",
+        ),
+        (
+            "--dataset-path d --mode echo",
+            "dataset cannot be defined in echo mode",
+        ),
+        (
+            "--global-cache-hit-threshold 1.5",
+            "global cache hit threshold must be between in range [0, 1]",
+        ),
+        (
+            "--min-tool-call-integer-param 5 --max-tool-call-integer-param 4",
+            "MaxToolCallIntegerParam cannot be less than MinToolCallIntegerParam",
+        ),
+        (
+            "--min-tool-call-number-param 101",
+            "MaxToolCallNumberParam cannot be less than MinToolCallNumberParam",
+        ),
+        (
+            "--min-tool-call-array-param-length 9",
+            "MaxToolCallArrayParamLength cannot be less than MinToolCallArrayParamLength",
+        ),
+        (
+            "--min-tool-call-array-param-length -1",
+            "MinToolCallArrayParamLength cannot be negative",
+        ),
+        (
+            "--tool-call-not-required-param-probability 101",
+            "ToolCallNotRequiredParamProbability should be between 0 and 100",
+        ),
+        (
+            "--object-tool-call-not-required-field-probability -1",
+            "ObjectToolCallNotRequiredParamProbability should be between 0 and 100",
+        ),
+        (
+            "--enable-kvcache",
+            "IP should be defined in the environment (POD_IP)",
+        ),
+        ("--fake-metrics", "fake-metrics needs a JSON object after it"),
+        ("--fake-metrics {", "fake-metrics must be a JSON object: EOF"),
+        (
+            "--fake-metrics []",
+            "fake-metrics must be a JSON object: it is no object",
+        ),
+        (
+            "--compat-version v1",
+            "unknown compat-version 'v1', valid values are 'base' and 'v0.5.0'",
+        ),
+        (
+            "--default-embedding-dimensions 0",
+            "default embedding dimensions must be at least 1",
+        ),
+        ("--port 65535 --data-parallel-size 2", "must end at 65535"),
+    ];
+    for (line, text) in rows {
+        let args: Vec<&str> = ["--model", "m"].into_iter().chain(line.split(' ')).collect();
+        let error = words(&args, &[]).map(|_| ()).unwrap_err();
+        assert!(error.contains(text), "{line}: {error}");
+    }
+}
+
+#[test]
+fn the_environment_completes_the_command_line() {
+    let env = [
+        ("SIM_MODEL", "e"),
+        ("POD_IP", "10.0.0.1"),
+        ("VLLM_SERVER_DEV_MODE", "1"),
+    ];
+    let s = words(&["--enable-kvcache", "--enable-sleep-mode"], &env).unwrap();
+    assert_eq!(s.config.model, "e");
+    assert!(s.config.kv_cache.is_some() && s.config.sleep_mode);
+    let s = words(&["--model", "m", "--enable-sleep-mode"], &env[..2]).unwrap();
+    assert_eq!((s.config.model.as_str(), s.config.sleep_mode), ("m", false));
+}
+
+#[test]
+fn the_flags_of_klog_and_vllm_are_taken() {
+    let line = "--model m --add_dir_header --log_dir d --log_file f --log_file_max_size 10 --one_output --skip_headers \
+                --skip_log_headers --log_backtrace_at x:1 --logtostderr=false --stderrthreshold 1 --vmodule a=1 -v 4 \
+                --no-enforce-eager --enforce-eager --no-enable-prefix-caching --no-mm-encoder-only \
+                --no-enable-sleep-mode --tensor-parallel-size 2";
+    let args: Vec<&str> = line.split_whitespace().collect();
+    words(&args, &[]).unwrap();
+    let error = words(&["--model", "m", "--no-nonsense"], &[])
+        .map(|_| ())
+        .unwrap_err();
+    assert!(error.contains("unknown flag: --no-nonsense"), "{error}");
+}

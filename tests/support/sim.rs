@@ -1,0 +1,166 @@
+//! The real `inference-sim` as a process.
+
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::epp::get;
+use super::ports;
+
+/// A running simulator; killed when dropped.
+pub struct Sim {
+    child: Child,
+    /// Where it serves.
+    pub address: SocketAddr,
+    /// Asks it.
+    pub client: reqwest::Client,
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Sim {
+    /// Starts it and waits until it serves; `POD_IP` is set.
+    pub async fn start(args: &[&str]) -> Self {
+        Self::start_with(args, &[("POD_IP", "127.0.0.1")]).await
+    }
+
+    /// Starts it in this environment and waits until it serves.
+    pub async fn start_with(args: &[&str], env: &[(&str, &str)]) -> Self {
+        let mut sim = Self::launch(args, env);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while get(sim.address, "/health").await.is_none() {
+            assert!(
+                sim.child.try_wait().unwrap().is_none(),
+                "the simulator ended: {args:?}"
+            );
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "the simulator does not serve"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        sim
+    }
+
+    /// Starts it in this environment.
+    pub fn launch(args: &[&str], env: &[(&str, &str)]) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let address = SocketAddr::from(([127, 0, 0, 1], ports::free()));
+        let child = Command::new(env!("CARGO_BIN_EXE_inference-sim"))
+            .args([
+                "--bind-address",
+                "127.0.0.1",
+                "--port",
+                &address.port().to_string(),
+            ])
+            .args(args)
+            .env_remove("POD_NAME")
+            .env_remove("POD_NAMESPACE")
+            .envs(env.iter().copied())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Sim {
+            child,
+            address,
+            client: reqwest::Client::builder().no_proxy().build().unwrap(),
+        }
+    }
+
+    /// A request with a body.
+    pub fn post(&self, path: &str, body: &Value) -> reqwest::RequestBuilder {
+        self.client
+            .post(format!("http://{}{path}", self.address))
+            .body(body.to_string())
+    }
+
+    /// Status and answer.
+    pub async fn json(&self, path: &str, body: &Value) -> (u16, Value) {
+        let response = self.post(path, body).send().await.unwrap();
+        (
+            response.status().as_u16(),
+            serde_json::from_str(&response.text().await.unwrap()).unwrap(),
+        )
+    }
+
+    /// The metrics page.
+    pub async fn page(&self) -> String {
+        get(self.address, "/metrics").await.unwrap()
+    }
+
+    /// Waits until the metrics page has `line`.
+    pub async fn until(&self, line: &str) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            let page = self.page().await;
+            if page.lines().any(|l| l == line) {
+                return;
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "no line `{line}` in\n{page}"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// The answer to a GET, as JSON.
+    pub async fn get_json(&self, path: &str) -> Value {
+        serde_json::from_str(&get(self.address, path).await.unwrap()).unwrap()
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by its name (`TERM`).
+    pub fn signal(&self, name: &str) {
+        let pid = self.pid().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits until it has ended; its exit code.
+    pub async fn ended(&mut self) -> Option<i32> {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "the simulator does not end"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// The events of a stream, without the last `[DONE]`, which must be there.
+    pub async fn events(&self, path: &str, body: &Value) -> Vec<Value> {
+        let response = self.post(path, body).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        let text = response.text().await.unwrap();
+        let frames = text
+            .strip_suffix("data: [DONE]\n\n")
+            .unwrap_or_else(|| panic!("no end in {text}"));
+        let frames = frames
+            .split_terminator("\n\n")
+            .map(|f| f.strip_prefix("data: ").unwrap());
+        frames.map(|f| serde_json::from_str(f).unwrap()).collect()
+    }
+}
+
+/// A client that trusts any certificate.
+pub fn https() -> reqwest::Client {
+    let client = reqwest::Client::builder().no_proxy();
+    client.danger_accept_invalid_certs(true).build().unwrap()
+}
