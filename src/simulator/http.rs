@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -18,18 +18,15 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
 use super::api::{Endpoint, Envelope, Refusal, Request, Usage};
-use super::engine::{Admission, Engine, Slot};
-use super::kv_cache::{Held, KvCache};
-use super::metrics::{Metrics, Outcome};
+use super::engine::{Job, Refused, Ticket};
+use super::machine::Machine;
 use super::{Config, text};
 use crate::wire::prom_text::Format;
 
 /// One simulated server.
 pub struct Simulator {
     config: Config,
-    engine: Engine,
-    cache: Option<KvCache>,
-    metrics: Metrics,
+    machine: Machine,
     requests: AtomicU64,
 }
 
@@ -37,13 +34,9 @@ type Shared = State<Arc<Simulator>>;
 
 impl Simulator {
     /// An idle simulator.
-    pub fn new(config: Config) -> Self {
-        let cache = config.kv_cache.map(KvCache::new);
-        let name = config.served_names.first().unwrap_or(&config.model);
+    pub fn new(config: Config, machine: Machine) -> Self {
         Simulator {
-            metrics: Metrics::new(name, config.max_model_len, config.max_loras, cache.as_ref()),
-            engine: Engine::new(config.max_num_seqs, config.max_waiting, config.max_loras),
-            cache,
+            machine,
             requests: AtomicU64::new(0),
             config,
         }
@@ -110,28 +103,18 @@ async fn metrics(State(sim): Shared, headers: HeaderMap) -> Response {
         .and_then(|a| a.to_str().ok())
         .unwrap_or("");
     let format = Format::from_accept(accept);
-    let page = format.render(sim.metrics.encode(&sim.engine, sim.cache.as_ref()));
+    let page = format.render(sim.machine.engine.page());
     ([(header::CONTENT_TYPE, format.content_type())], page).into_response()
 }
 
-/// A request that runs: what it holds, and what is left to say.
+/// A request in the engine, and what is left to say.
 struct Run {
-    sim: Arc<Simulator>,
     envelope: Envelope,
-    /// Given back, with the slot, when the run is dropped.
-    _held: Option<Held>,
-    slot: Option<Slot>,
-    rng: SmallRng,
+    ticket: Ticket,
     tokens: Vec<String>,
-    at_limit: bool,
+    finish_reason: &'static str,
     usage: Usage,
-    max_tokens: Option<usize>,
     include_usage: bool,
-    arrived: Instant,
-    queued: Option<Duration>,
-    started: Instant,
-    first_token: Duration,
-    load: f64,
 }
 
 async fn generate(
@@ -176,6 +159,9 @@ async fn admit(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(Run, bool), Refusal> {
     let arrived = Instant::now();
+    if let Some(failure) = sim.machine.fails() {
+        return Err(Refusal::new(failure.status, failure.message));
+    }
     let body = body.map_err(|e| {
         let status = e.status().as_u16();
         let limit = sim.config.max_body;
@@ -206,44 +192,29 @@ async fn admit(
         let text = "Ignore_eos is true but max_completion_tokens (or max_tokens) is not set";
         return Err(Refusal::new(400, text));
     }
-    let (slot, queued) = match sim.engine.admit(adapter.as_deref()) {
-        Admission::Running(slot) => (slot, None),
-        Admission::Full => {
-            return Err(Refusal::new(
-                429,
-                "Failed to enqueue request, waiting requests queue is full",
-            ));
-        }
-        Admission::Waiting(place) => {
-            let slot = place
-                .slot()
-                .await
-                .ok_or_else(|| Refusal::new(503, "server is shutting down"))?;
-            (slot, Some(arrived.elapsed()))
-        }
-    };
     let stream = request.stream;
-    Run::start(
+    let run = Run::start(
         sim,
         endpoint,
         &request,
         &prompt,
-        model,
+        (model, adapter),
         max_tokens,
-        (slot, queued, arrived),
+        arrived,
     )
-    .map(|run| (run, stream))
+    .await?;
+    Ok((run, stream))
 }
 
 impl Run {
-    fn start(
+    async fn start(
         sim: &Arc<Simulator>,
         endpoint: Endpoint,
         request: &Request,
         prompt: &str,
-        model: String,
+        (model, adapter): (String, Option<String>),
         max_tokens: Option<usize>,
-        (slot, queued, arrived): (Slot, Option<Duration>, Instant),
+        arrived: Instant,
     ) -> Result<Self, Refusal> {
         let config = &sim.config;
         let number = sim.requests.fetch_add(1, Ordering::Relaxed);
@@ -260,13 +231,6 @@ impl Run {
                 ),
             ));
         }
-        let held = sim
-            .cache
-            .as_ref()
-            .map(|c| c.start(&model, &prompt_tokens))
-            .transpose();
-        let held = held.map_err(|e| Refusal::new(500, e.to_string()))?;
-        let cached = held.as_ref().map(|h| h.cached_tokens);
         let (tokens, at_limit) = if config.echo {
             let tokens: Vec<String> = prompt_tokens.iter().map(|t| (*t).to_owned()).collect();
             let at_limit = max_tokens.is_some_and(|max| max <= tokens.len());
@@ -274,16 +238,38 @@ impl Run {
         } else {
             let room = limit.saturating_sub(n);
             let (length, at_limit) = text::answer_length(&mut rng, max_tokens, request.ignore_eos, room);
-            let tokens = text::random_tokens(&mut rng, length)
-                .into_iter()
-                .map(str::to_owned)
-                .collect();
-            (tokens, at_limit)
+            let tokens = text::random_tokens(&mut rng, length);
+            (tokens.into_iter().map(str::to_owned).collect(), at_limit)
         };
-        let load = config
-            .latency
-            .load(sim.engine.counts().running, config.max_num_seqs);
-        let first_token = config.latency.first_token(&mut rng, load, n, cached.unwrap_or(0));
+        let finish_reason = if at_limit { "length" } else { "stop" };
+        let all = prompt_tokens
+            .iter()
+            .copied()
+            .chain(tokens.iter().map(String::as_str));
+        let (blocks, ids) = sim.machine.blocks(adapter.as_deref(), all.map(text::token_id));
+        let ticket = sim.machine.engine.submit(Job {
+            adapter: adapter.map(Arc::from),
+            prompt: n,
+            output: tokens.len(),
+            finish_reason,
+            max_tokens,
+            remote_prefill: false,
+            blocks,
+            ids,
+            cache_hit_threshold: None,
+            cache_threshold_forced: false,
+            instant: false,
+            seed: rng.random(),
+            arrived,
+        });
+        let ticket = ticket.map_err(|refused| {
+            let status = match refused {
+                Refused::QueueFull => 429,
+                Refused::TooLarge(_) => 500,
+            };
+            Refusal::new(status, refused.to_string())
+        })?;
+        let started = ticket.started().await;
         let prefix = if endpoint == Endpoint::Chat {
             "chatcmpl"
         } else {
@@ -295,137 +281,73 @@ impl Run {
             rng.random::<u64>()
         );
         Ok(Run {
-            sim: sim.clone(),
             envelope: Envelope {
                 endpoint,
                 id,
                 created: unix_seconds(),
                 model,
             },
-            _held: held,
-            slot: Some(slot),
+            ticket,
             usage: Usage {
                 prompt: n,
                 completion: tokens.len(),
-                cached,
+                cached: started.cached,
             },
-            rng,
             tokens,
-            at_limit,
-            max_tokens,
+            finish_reason,
             include_usage: request.include_usage(),
-            arrived,
-            queued,
-            started: Instant::now(),
-            first_token,
-            load,
         })
     }
 
-    fn finish_reason(&self) -> &'static str {
-        if self.at_limit { "length" } else { "stop" }
-    }
-
-    fn next_token(&mut self) -> Duration {
-        self.sim.config.latency.next_token(&mut self.rng, self.load)
-    }
-
-    /// Counts the request and gives its slot back.
-    fn succeeded(&mut self, decode: Duration) {
-        let prefill = self.started.elapsed().saturating_sub(decode);
-        self.sim.metrics.succeeded(&Outcome {
-            finish_reason: self.finish_reason(),
-            prompt: self.usage.prompt,
-            cached: self.usage.cached,
-            generated: self.tokens.len(),
-            max_tokens: self.max_tokens,
-            queued: self.queued,
-            prefill,
-            decode,
-            total: self.arrived.elapsed(),
-        });
-        self._held = None;
-        self.slot = None;
-    }
-
     /// Waits for everything, then answers once.
-    async fn whole(mut self) -> Response {
-        let decode: Duration = (1..self.tokens.len()).map(|_| self.next_token()).sum();
-        pause(self.first_token + decode).await;
+    async fn whole(self) -> Response {
+        self.ticket.reach(usize::MAX).await;
         let answer = self
             .envelope
-            .answer(&self.tokens.concat(), self.finish_reason(), self.usage);
-        self.succeeded(decode);
+            .answer(&self.tokens.concat(), self.finish_reason, self.usage);
         axum::Json(answer).into_response()
     }
 
     /// Answers token by token.
     fn events(self) -> Response {
-        let events = stream::unfold(Stage::Token(self, 0, None), |stage| async { stage.next().await });
+        let events = stream::unfold((self, 0), |(run, at)| async move {
+            let bytes = run.next(at).await?;
+            Some((Ok::<_, std::convert::Infallible>(bytes), (run, at + 1)))
+        });
         let headers = [
             (header::CONTENT_TYPE, "text/event-stream"),
             (header::CACHE_CONTROL, "no-cache"),
         ];
         (headers, Body::from_stream(events)).into_response()
     }
-}
 
-/// Where a stream stands.
-enum Stage {
-    /// Before the token of this number; the instant is that of the first token.
-    Token(Run, usize, Option<Instant>),
-    /// All tokens are out.
-    Closing(Run, Duration),
-    /// Nothing is left.
-    Done,
-}
-
-impl Stage {
-    /// The next bytes of the stream, after the wait before them.
-    async fn next(self) -> Option<(Result<Bytes, std::convert::Infallible>, Stage)> {
-        match self {
-            Stage::Done => None,
-            Stage::Token(mut run, at, first) => {
-                if at >= run.tokens.len() {
-                    let closing = Stage::Closing(run, first.map(|f| f.elapsed()).unwrap_or_default());
-                    return Box::pin(closing.next()).await;
-                }
-                let wait = if at == 0 {
-                    run.first_token
-                } else {
-                    run.next_token()
-                };
-                pause(wait).await;
-                let first = first.or_else(|| Some(Instant::now()));
-                let last = at + 1 == run.tokens.len();
-                let reason = (last && run.at_limit).then_some("length");
-                let event = run.envelope.piece(&run.tokens[at], at == 0, reason);
-                Some((Ok(frame(&event)), Stage::Token(run, at + 1, first)))
-            }
-            Stage::Closing(mut run, decode) => {
-                let mut out = Vec::new();
-                if !run.at_limit || run.tokens.is_empty() {
-                    out.extend_from_slice(&frame(&run.envelope.piece("", false, Some(run.finish_reason()))));
-                }
-                if run.include_usage {
-                    out.extend_from_slice(&frame(&run.envelope.usage(run.usage)));
-                }
-                out.extend_from_slice(b"data: [DONE]\n\n");
-                run.succeeded(decode);
-                Some((Ok(out.into()), Stage::Done))
-            }
+    /// The bytes of the token of this number, after the wait before it; after the last one, the end.
+    async fn next(&self, at: usize) -> Option<Bytes> {
+        let at_limit = self.finish_reason == "length";
+        if at < self.tokens.len() {
+            self.ticket.reach(at + 1).await;
+            let last = at + 1 == self.tokens.len();
+            let reason = (last && at_limit).then_some("length");
+            return Some(frame(&self.envelope.piece(&self.tokens[at], at == 0, reason)));
         }
+        if at > self.tokens.len() {
+            return None;
+        }
+        self.ticket.reach(usize::MAX).await;
+        let mut out = Vec::new();
+        if !at_limit || self.tokens.is_empty() {
+            out.extend_from_slice(&frame(&self.envelope.piece("", false, Some(self.finish_reason))));
+        }
+        if self.include_usage {
+            out.extend_from_slice(&frame(&self.envelope.usage(self.usage)));
+        }
+        out.extend_from_slice(b"data: [DONE]\n\n");
+        Some(out.into())
     }
 }
 
 fn frame(event: &Value) -> Bytes {
     format!("data: {event}\n\n").into()
-}
-
-async fn pause(time: Duration) {
-    if !time.is_zero() {
-        tokio::time::sleep(time).await;
-    }
 }
 
 fn unix_seconds() -> u64 {

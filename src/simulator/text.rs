@@ -40,6 +40,13 @@ pub fn tokenize(text: &str) -> Vec<&str> {
     tokens
 }
 
+/// The id of a token: its FNV-1a hash of 32 bits.
+pub fn token_id(token: &str) -> u32 {
+    token.bytes().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
+}
+
 /// How many tokens to answer with, and whether that is the limit (finish reason `length`).
 pub fn answer_length(rng: &mut SmallRng, max: Option<usize>, ignore_eos: bool, room: usize) -> (usize, bool) {
     match max {

@@ -1,5 +1,6 @@
 //! `inference-sim` as a program: options as typed -> settings made sense of -> run.
 
+mod machine;
 mod options;
 mod run;
 mod settings;

@@ -8,6 +8,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::settings::Settings;
 use crate::net::listen::{self, BindError, Reach};
 use crate::simulator::http::Simulator;
+use crate::simulator::kv_events::publisher;
+use crate::simulator::machine::Machine;
 use crate::telemetry::logging;
 
 /// Why the simulator cannot run.
@@ -35,8 +37,8 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
         tracing::info!(
             model = settings.config.model,
             port = settings.port,
-            slots = settings.config.max_num_seqs,
-            kv_cache = ?settings.config.kv_cache,
+            slots = settings.config.machine.engine.max_running,
+            kv_cache = settings.config.machine.engine.cache,
             "Serving"
         );
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -47,7 +49,11 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
                 _ = terminate.recv() => {}
             }
         };
-        let router = Simulator::new(settings.config).router();
+        let (machine, events) = Machine::start(settings.config.machine.clone())?;
+        if let Some((target, inbox)) = events {
+            tokio::spawn(publisher::run(target, inbox));
+        }
+        let router = Simulator::new(settings.config, machine).router();
         axum::serve(listener, router).with_graceful_shutdown(stop).await?;
         Ok(())
     })

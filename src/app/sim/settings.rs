@@ -3,16 +3,16 @@
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde::Deserialize;
 
 use crate::base::duration::GoDuration;
 use crate::base::flags::{self, Kind, Parsed, Stop};
-use crate::simulator::latency::{Calculator, Latency};
-use crate::simulator::{Config, KvCacheConfig};
+use crate::simulator::Config;
 use crate::wire::yaml;
 
+use super::machine;
 use super::options::{FLAGS, LISTS, List, take_lists};
 
 /// Everything `inference-sim` is told from outside, checked.
@@ -122,7 +122,7 @@ fn from_yaml(path: &Path) -> Result<(Vec<OsString>, [List; LISTS.len()]), String
 }
 
 /// A duration in Go's notation; a bare number is milliseconds, with a warning.
-fn duration(p: &Parsed, name: &str, notes: &mut Vec<String>) -> Result<GoDuration, String> {
+pub(super) fn duration(p: &Parsed, name: &str, notes: &mut Vec<String>) -> Result<GoDuration, String> {
     let text = p.text(name);
     if let Ok(ms) = text.parse::<i64>() {
         if ms != 0 {
@@ -215,26 +215,7 @@ fn settings(
     );
     let bind = p.text("bind-address").parse::<IpAddr>();
     check(bind.is_ok(), "bind-address must be an IP address");
-    let calculator = match p.text("latency-calculator") {
-        "" => Calculator::Default,
-        "constant" => Calculator::Constant,
-        "per-token" => Calculator::PerToken,
-        other => {
-            check(
-                false,
-                &format!(
-                    "unknown latency-calculator {other}, supported calculators are: constant and per-token"
-                ),
-            );
-            Calculator::Default
-        }
-    };
-    let latency = latency(p, calculator, notes, &mut errors);
     let adapters = adapters(&model, lists[1].as_deref().unwrap_or(&[]), &mut errors);
-    if !errors.is_empty() {
-        return Err(errors);
-    }
-    notes.extend(idle(p, lists));
     let number = |name: &str| usize::try_from(p.int(name)).unwrap_or(0);
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -245,6 +226,19 @@ fn settings(
         now.as_nanos() as u64
     };
     let named = lists[0].clone().filter(|names| !names.is_empty());
+    let served_names = named.unwrap_or_else(|| vec![model.clone()]);
+    let known = machine::Known {
+        model: &model,
+        served: served_names.first().unwrap_or(&model),
+        port: u16::try_from(port).unwrap_or(0),
+        seed,
+        v050: false,
+    };
+    let machine = machine::read(p, lists, env, &known, notes, &mut errors);
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    notes.extend(idle(p, lists));
     let pod = |name: &str| env(name).filter(|v| !v.is_empty());
     let mut headers = Vec::new();
     if let Some(name) = pod("POD_NAME") {
@@ -253,20 +247,13 @@ fn settings(
     }
     headers.extend(pod("POD_NAMESPACE").map(|ns| ("x-inference-namespace".to_owned(), ns)));
     let config = Config {
-        served_names: named.unwrap_or_else(|| vec![model.clone()]),
+        served_names,
         model,
         adapters,
-        max_num_seqs: number("max-num-seqs"),
-        max_waiting: number("max-waiting-queue-length"),
-        max_loras: number("max-loras"),
         max_model_len: number("max-model-len"),
         echo: mode == "echo",
         seed,
-        latency,
-        kv_cache: p.bool("enable-kvcache").then(|| KvCacheConfig {
-            block_size: number("block-size"),
-            blocks: number("kv-cache-size"),
-        }),
+        machine,
         headers,
         request_id_headers: p.bool("enable-request-id-headers"),
         max_body: number("max-request-body-size-mb") << 20,
@@ -277,62 +264,6 @@ fn settings(
         bind,
         port: u16::try_from(port).unwrap_or(0),
     })
-}
-
-fn latency(p: &Parsed, calculator: Calculator, notes: &mut Vec<String>, errors: &mut Vec<String>) -> Latency {
-    let mut read = |name: &str, words: &str| {
-        let value = duration(p, name, notes)
-            .and_then(|d| d.to_std().ok_or_else(|| format!("{words} cannot be negative")));
-        value.unwrap_or_else(|e| {
-            errors.push(e);
-            Duration::ZERO
-        })
-    };
-    let rows = [
-        (
-            "time-to-first-token",
-            "time to first token",
-            "time to first token standard deviation",
-        ),
-        (
-            "inter-token-latency",
-            "inter token latency",
-            "inter token latency standard deviation",
-        ),
-    ];
-    let [ttft, itl] = rows.map(|(name, words, deviation_words)| {
-        (
-            read(name, words),
-            read(&format!("{name}-std-dev"), deviation_words),
-            words,
-        )
-    });
-    let per_token = (
-        read("prefill-time-per-token", "prefill time per token"),
-        read("prefill-time-std-dev", "prefill time standard deviation"),
-        "prefill time per token",
-    );
-    let overhead = read("prefill-overhead", "prefill overhead");
-    for (mean, deviation, words) in [ttft, itl, per_token] {
-        if deviation > mean.mul_f64(0.3) {
-            let what = if words == "prefill time per token" {
-                "prefill time"
-            } else {
-                words
-            };
-            errors.push(format!(
-                "{what} standard deviation cannot be more than 30% of {words}"
-            ));
-        }
-    }
-    Latency {
-        calculator,
-        time_to_first_token: (ttft.0, ttft.1),
-        inter_token: (itl.0, itl.1),
-        prefill_overhead: overhead,
-        prefill_per_token: (per_token.0, per_token.1),
-        load_factor: p.float("time-factor-under-load"),
-    }
 }
 
 fn adapters(model: &str, modules: &[String], errors: &mut Vec<String>) -> Vec<String> {
@@ -383,6 +314,7 @@ fn idle(p: &Parsed, lists: &[List; LISTS.len()]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn run(line: &str) -> Result<(Settings, Vec<String>), String> {
         let args = line
@@ -465,10 +397,11 @@ mod tests {
         let (settings, notes) =
             run("--model m --time-to-first-token 250 --inter-token-latency 1.5ms").unwrap();
         assert_eq!(
-            settings.config.latency.time_to_first_token.0,
+            settings.config.machine.engine.latency.time_to_first_token.0,
             Duration::from_millis(250)
         );
-        assert_eq!(settings.config.latency.inter_token.0, Duration::from_micros(1500));
+        let itl = settings.config.machine.engine.latency.inter_token.0;
+        assert_eq!(itl, Duration::from_micros(1500));
         assert_eq!(notes.len(), 1, "{notes:?}");
     }
 
