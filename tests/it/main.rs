@@ -12,5 +12,7 @@ mod net;
 mod poller;
 mod routing;
 mod sim;
+mod sim_engine;
+mod sim_events;
 #[path = "../support/mod.rs"]
 mod support;

@@ -15,6 +15,7 @@ pub mod ext_proc;
 pub mod model_server;
 pub mod ports;
 pub mod process;
+pub mod sim_process;
 pub mod upstream;
 
 pub mod metrics_server;

@@ -11,10 +11,10 @@ use rand::rngs::SmallRng;
 use super::lora::Adapters;
 use super::queue::Queue;
 use super::request::{Nanos, Phase, Request};
-use super::step::{self, Step};
+use super::step::Step;
 use super::ticket::Cell;
 use super::{Config, Counts, Job, Refused, nanos};
-use crate::simulator::kv_cache::{Change, KvCache, NoCapacity};
+use crate::simulator::kv_cache::{KvCache, NoCapacity};
 use crate::simulator::kv_events::Outbox;
 use crate::simulator::metrics::Stats;
 use crate::simulator::metrics::lora_info::LoraInfo;
@@ -25,33 +25,33 @@ const PATIENCE: (usize, usize) = (4, 64);
 
 /// The state of an engine.
 pub struct Core {
-    config: Config,
-    requests: HashMap<u64, Box<Request>>,
-    next_order: u64,
-    queue: Queue,
-    adapters: Adapters,
+    pub(super) config: Config,
+    pub(super) requests: HashMap<u64, Box<Request>>,
+    pub(super) next_order: u64,
+    pub(super) queue: Queue,
+    pub(super) adapters: Adapters,
     /// Running requests by the number of their start: the last one is the youngest.
-    running: BTreeMap<u64, u64>,
-    starts: u64,
+    pub(super) running: BTreeMap<u64, u64>,
+    pub(super) starts: u64,
     /// Requests that wait for a time of their own.
-    due: BTreeSet<(Nanos, u64)>,
-    step: Option<Step>,
+    pub(super) due: BTreeSet<(Nanos, u64)>,
+    pub(super) step: Option<Step>,
     /// Draws the times of steps.
-    rng: SmallRng,
-    cache: Option<KvCache>,
-    cache_on: bool,
+    pub(super) rng: SmallRng,
+    pub(super) cache: Option<KvCache>,
+    pub(super) cache_on: bool,
     /// Counts how often the cache was emptied: what was held before is not given back after.
-    generation: u32,
+    pub(super) generation: u32,
     /// The next one in the queue waits for blocks.
-    short_of_blocks: bool,
-    events: Option<Outbox>,
-    stats: Stats,
-    lora: LoraInfo,
-    since_1970: Duration,
-    wakes: Vec<Arc<Cell>>,
+    pub(super) short_of_blocks: bool,
+    pub(super) events: Option<Outbox>,
+    pub(super) stats: Stats,
+    pub(super) lora: LoraInfo,
+    pub(super) since_1970: Duration,
+    pub(super) wakes: Vec<Arc<Cell>>,
     /// What the thread waits for, while it waits.
-    sleeping: Option<Nanos>,
-    ended: bool,
+    pub(super) sleeping: Option<Nanos>,
+    pub(super) ended: bool,
 }
 
 impl Core {
@@ -166,25 +166,6 @@ impl Core {
         timed.into_iter().chain(step).min()
     }
 
-    /// Empties the cache and turns it off, or on again.
-    pub fn switch_cache(&mut self, on: bool, now: Nanos) {
-        if on || !self.cache_on {
-            self.cache_on = on && self.cache.is_some();
-            return;
-        }
-        self.cache_on = false;
-        self.generation += 1;
-        if let Some(cache) = &mut self.cache {
-            cache.clear();
-        }
-        if let Some(events) = &mut self.events {
-            events.cleared();
-        }
-        self.short_of_blocks = false;
-        self.fill(now);
-        self.plan_step(now);
-    }
-
     /// Counts now.
     pub fn counts(&self) -> Counts {
         Counts {
@@ -248,33 +229,8 @@ impl Core {
         self.ended
     }
 
-    fn block_size(&self) -> usize {
+    pub(super) fn block_size(&self) -> usize {
         self.config.labels.cache.0.max(1)
-    }
-
-    /// Takes the blocks of what a request has so far; returns the tokens that were cached.
-    fn take_blocks(&mut self, request: &mut Request) -> Result<Option<usize>, NoCapacity> {
-        let block_size = self.block_size();
-        let Some(cache) = self.cache.as_mut().filter(|_| self.cache_on) else {
-            return Ok(None);
-        };
-        let wanted = request.blocks_now(block_size);
-        let mut changes = Vec::new();
-        let cached = cache.take(&request.job.blocks[..wanted], |c| changes.push(c))?;
-        request.held = wanted;
-        request.generation = self.generation;
-        // Read by `start`, which follows at once.
-        request.cell.start(Some(cached * block_size));
-        self.publish(request, &changes, 0);
-        Ok(Some(cached * block_size))
-    }
-
-    fn publish(&mut self, request: &Request, changes: &[Change], offset: usize) {
-        if let Some(events) = &mut self.events
-            && !changes.is_empty()
-        {
-            events.changed(changes, offset, &request.job);
-        }
     }
 
     /// Starts a request that has its blocks.
@@ -388,7 +344,7 @@ impl Core {
     }
 
     /// A request's next token is there. Does it go on, running?
-    fn token(&mut self, order: u64, now: Nanos) -> bool {
+    pub(super) fn token(&mut self, order: u64, now: Nanos) -> bool {
         let Some(request) = self.requests.get_mut(&order) else {
             return false;
         };
@@ -428,64 +384,8 @@ impl Core {
         goes_on && !over
     }
 
-    /// Takes the block a request has just filled. Where there is none, the youngest gives its own back and waits.
-    /// Does the request go on?
-    fn grow(&mut self, order: u64, over: bool, now: Nanos) -> bool {
-        let block_size = self.block_size();
-        loop {
-            let Some(request) = self.requests.get_mut(&order) else {
-                return false;
-            };
-            let Some(cache) = self.cache.as_mut().filter(|_| self.cache_on) else {
-                return true;
-            };
-            if request.generation != self.generation || request.blocks_now(block_size) <= request.held {
-                return true;
-            }
-            let at = request.held;
-            let mut changes = Vec::new();
-            if cache
-                .take(&request.job.blocks[at..=at], |c| changes.push(c))
-                .is_ok()
-            {
-                request.held += 1;
-                if let Some(events) = &mut self.events
-                    && !changes.is_empty()
-                {
-                    events.changed(&changes, at, &request.job);
-                }
-                continue;
-            }
-            if over {
-                return true;
-            }
-            let holds = |order: &u64| self.requests.get(order).is_some_and(|r| r.held > 0);
-            let youngest = self.running.values().rev().find(|o| holds(o)).copied();
-            let youngest = youngest.unwrap_or(order);
-            self.preempt(youngest, now);
-            if youngest == order {
-                return false;
-            }
-        }
-    }
-
-    /// Takes a running request's slot and blocks away; it waits where it stood in the order of arrival.
-    fn preempt(&mut self, order: u64, now: Nanos) {
-        let Some(mut request) = self.requests.remove(&order) else {
-            return;
-        };
-        self.release(order, &mut request);
-        request.phase = Phase::Waiting;
-        let adapter = request.job.adapter.clone();
-        self.requests.insert(order, request);
-        self.queue.push(order, adapter.clone());
-        self.stats.preemptions += 1;
-        self.short_of_blocks = true;
-        self.note_adapters(adapter.is_some(), now);
-    }
-
     /// Ends a request; `below`: because too little was cached.
-    fn finish(&mut self, order: u64, now: Nanos, below: bool) {
+    pub(super) fn finish(&mut self, order: u64, now: Nanos, below: bool) {
         let Some(mut request) = self.requests.remove(&order) else {
             return;
         };
@@ -503,7 +403,7 @@ impl Core {
     }
 
     /// Gives back what a running request holds.
-    fn release(&mut self, order: u64, request: &mut Request) {
+    pub(super) fn release(&mut self, order: u64, request: &mut Request) {
         self.running.remove(&request.start_number);
         if let Phase::Timed(due) | Phase::Pausing(due) = request.phase {
             self.due.remove(&(due, order));
@@ -521,7 +421,7 @@ impl Core {
     }
 
     /// Starts who can run now.
-    fn fill(&mut self, now: Nanos) {
+    pub(super) fn fill(&mut self, now: Nanos) {
         while self.running.len() < self.config.max_running && !self.short_of_blocks {
             let Some((order, adapter)) = self.queue.next(&self.adapters) else {
                 return;
@@ -544,60 +444,8 @@ impl Core {
         }
     }
 
-    /// Begins a step, if none is under way and there is something to do.
-    fn plan_step(&mut self, now: Nanos) {
-        let Some(budget) = self.config.batch_tokens else {
-            return;
-        };
-        if self.step.is_some() {
-            return;
-        }
-        let plan = step::plan(self.running.values().copied(), &mut self.requests, budget);
-        if plan.shares.is_empty() {
-            return;
-        }
-        let latency = self.config.latency;
-        let factor = latency.load(self.running.len(), self.config.max_running);
-        let mut time = Duration::ZERO;
-        if plan.prompt_tokens > 0 {
-            time += latency.prefill(&mut self.rng, factor, plan.prompt_tokens, plan.begins);
-        }
-        if plan.decoding > 0 {
-            time += latency.next_token(&mut self.rng, factor);
-        }
-        self.step = Some(Step {
-            ends: now.saturating_add(nanos(time)),
-            shares: plan.shares,
-            starts: self.starts,
-        });
-    }
-
-    /// Hands out the tokens of a step, and begins the next one where it ended.
-    fn end_step(&mut self, ends: Nanos, now: Nanos) {
-        let Some(step) = self.step.take() else { return };
-        for (order, tokens) in step.shares {
-            // Who was stopped and started again meanwhile is another request to this step.
-            let request = self.requests.get_mut(&order);
-            let Some(request) = request.filter(|r| r.start_number <= step.starts) else {
-                continue;
-            };
-            match request.phase {
-                Phase::Prefill { left, begun } if left > tokens => {
-                    let left = left - tokens;
-                    request.phase = Phase::Prefill { left, begun };
-                }
-                Phase::Prefill { .. } | Phase::Decode => {
-                    request.phase = Phase::Decode;
-                    self.token(order, now);
-                }
-                _ => {}
-            }
-        }
-        self.plan_step(ends);
-    }
-
     /// Records which adapters run and wait, where that may have changed.
-    fn note_adapters(&mut self, concerned: bool, now: Nanos) {
+    pub(super) fn note_adapters(&mut self, concerned: bool, now: Nanos) {
         if !concerned {
             return;
         }

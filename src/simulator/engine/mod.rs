@@ -4,7 +4,8 @@
 //! them, and the last one gives back what the job holds. What a reader has not taken is a number, not a buffer. A
 //! [`Ticket`] that is dropped takes its job out at once. [`core`] decides, without a clock or a thread of its own.
 
-pub mod core;
+mod blocks;
+mod core;
 mod lora;
 mod queue;
 mod request;
