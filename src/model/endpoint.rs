@@ -114,6 +114,7 @@ impl Endpoint {
     pub fn relabelled(&self, spec: EndpointSpec) -> Self {
         Endpoint {
             sample: ArcSwap::new(self.sample()),
+            traffic: self.traffic.clone(),
             ..Endpoint::new(spec, self.id, self.slot)
         }
     }

@@ -51,12 +51,11 @@ pub async fn start(
     sim: Arc<Simulator>,
     index: usize,
     question: Question,
-    mut job: Job,
+    job: Job,
 ) -> Result<Choice, Refusal> {
     let mut reply = reply::decide(&sim, &question).await?;
     drop(question);
-    job.output = reply.tokens();
-    let run = work::start(&sim, job).await?;
+    let run = work::start(&sim, job, &reply).await?;
     let stage = if run.below_threshold {
         reply = Reply {
             text: Arc::default(),
@@ -89,9 +88,8 @@ impl Choice {
 
     /// Waits for everything at once.
     pub async fn all(&mut self) {
-        let tokens = self.reply.tokens();
-        if let Some(run) = self.run.as_mut().filter(|_| !self.below_threshold) {
-            run.advance(tokens.max(1)).await;
+        if let Some(run) = &self.run {
+            run.end().await;
         }
         self.finish();
     }
@@ -142,11 +140,9 @@ impl Choice {
         }
     }
 
-    /// Counts the choice, once, and gives its slot back.
+    /// All is said; the engine has counted the choice and taken its slot back.
     fn finish(&mut self) {
         self.stage = Stage::Done;
-        if let Some(run) = self.run.take() {
-            run.finish(self.reply.finish_reason, self.reply.tokens());
-        }
+        self.run = None;
     }
 }

@@ -1,18 +1,22 @@
 //! F6: a vLLM look-alike with no GPU: the same API, the same metrics, a latency model. Started by `app::sim`.
 //!
 //! [`serve`] takes connections -> [`http`] reads a request and checks it ([`api`], [`tools`]) -> [`tokenizer`] cuts
-//! the prompt -> [`reply`] decides what to say ([`text`], [`dataset`], [`tools`]) -> [`work`] gets it a slot of the
-//! [`engine`], its blocks of the [`kv_cache`] and its times from [`latency`] -> [`choice`] hands the pieces out as
-//! their time comes -> [`http`] shapes them -> [`metrics`] counts the request.
+//! the prompt -> [`reply`] decides what to say ([`text`], [`dataset`], [`tools`]) -> [`machine`] hashes its blocks and
+//! [`work`] hands a job to the [`engine`], which gives it a slot or a place in the queue, its blocks of the [`kv_cache`]
+//! and its times from [`latency`], counts it into [`metrics`] and tells others through [`kv_events`] -> [`choice`] hands
+//! the pieces out as they come due -> [`http`] shapes them.
 
 pub mod api;
 pub mod choice;
 pub mod dataset;
 pub mod engine;
+pub mod failure;
 pub mod http;
 pub mod kv_cache;
+pub mod kv_events;
 pub mod latency;
 pub mod logprobs;
+pub mod machine;
 pub mod metrics;
 pub mod reply;
 pub mod serve;
@@ -51,12 +55,6 @@ pub struct Config {
     pub served_names: Vec<String>,
     /// Names of LoRA adapters that can be asked for.
     pub adapters: Vec<String>,
-    /// Requests running at once; at least 1.
-    pub max_num_seqs: usize,
-    /// Requests waiting at most; at least 1.
-    pub max_waiting: usize,
-    /// Adapters loaded at once; at least 1.
-    pub max_loras: usize,
     /// Context length, tokens.
     pub max_model_len: usize,
     /// Answer with the prompt instead of random text.
@@ -65,10 +63,8 @@ pub struct Config {
     pub echo_chat: EchoChat,
     /// One seed: all texts, lengths, latencies and ids are reproducible for requests in the same order.
     pub seed: u64,
-    /// Latencies.
-    pub latency: latency::Latency,
-    /// KV cache, where it is simulated.
-    pub kv_cache: Option<KvCacheConfig>,
+    /// Engine, cache, events, failures.
+    pub machine: machine::Settings,
     /// Least share of a prompt that must be cached, where a request says nothing; 0: none.
     pub cache_hit_threshold: f64,
     /// Headers every response carries.
@@ -87,13 +83,4 @@ pub struct Config {
     pub embedding_dimensions: usize,
     /// Whose shapes and rules.
     pub compat: Compat,
-}
-
-/// Size of the simulated KV cache.
-#[derive(Clone, Copy, Debug)]
-pub struct KvCacheConfig {
-    /// Tokens per block.
-    pub block_size: usize,
-    /// Blocks.
-    pub blocks: usize,
 }

@@ -11,9 +11,7 @@ use uuid::Uuid;
 
 use super::Config;
 use super::dataset::Dataset;
-use super::engine::Engine;
-use super::kv_cache::KvCache;
-use super::metrics::Metrics;
+use super::machine::Machine;
 use super::tokenizer::Tokenizer;
 
 /// Adapters known at once.
@@ -29,12 +27,8 @@ const LARGE_BODIES: usize = 16;
 pub struct Simulator {
     /// Settings.
     pub config: Config,
-    /// Slots and queue.
-    pub engine: Engine,
-    /// KV cache, where it is simulated.
-    pub cache: Option<KvCache>,
-    /// Metrics.
-    pub metrics: Metrics,
+    /// Engine, cache, metrics, failures.
+    pub machine: Machine,
     /// Cuts texts.
     pub tokenizer: Tokenizer,
     /// Answers from a file, where one is given.
@@ -74,13 +68,14 @@ pub struct RequestId {
 
 impl Simulator {
     /// An idle simulator.
-    pub fn new(config: Config, tokenizer: Tokenizer, dataset: Option<Arc<Dataset>>) -> Self {
-        let cache = config.kv_cache.map(KvCache::new);
-        let name = config.served_names.first().unwrap_or(&config.model);
+    pub fn new(
+        config: Config,
+        machine: Machine,
+        tokenizer: Tokenizer,
+        dataset: Option<Arc<Dataset>>,
+    ) -> Self {
         Simulator {
-            metrics: Metrics::new(name, config.max_model_len, config.max_loras, cache.as_ref()),
-            engine: Engine::new(config.max_num_seqs, config.max_waiting, config.max_loras),
-            cache,
+            machine,
             tokenizer,
             dataset,
             large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
@@ -157,10 +152,12 @@ impl Simulator {
     /// Goes to sleep, where that is allowed: no latency, no cache.
     pub fn fall_asleep(&self) {
         if self.config.sleep_mode {
-            *self.sleep.lock() = Sleep {
+            let mut sleep = self.sleep.lock();
+            *sleep = Sleep {
                 asleep: true,
                 cache_off: true,
             };
+            self.machine.engine.switch_cache(false);
         }
     }
 
@@ -168,18 +165,14 @@ impl Simulator {
     pub fn wake_up(&self, cache_too: bool) {
         let mut sleep = self.sleep.lock();
         sleep.asleep = false;
-        sleep.cache_off &= !cache_too;
+        if cache_too && std::mem::take(&mut sleep.cache_off) {
+            self.machine.engine.switch_cache(true);
+        }
     }
 
     /// Is it asleep?
     pub fn is_asleep(&self) -> bool {
         self.sleep.lock().asleep
-    }
-
-    /// The cache, unless it is off.
-    pub fn live_cache(&self) -> Option<&KvCache> {
-        let off = self.sleep.lock().cache_off;
-        self.cache.as_ref().filter(|_| !off)
     }
 
     /// From now on new requests are refused.

@@ -23,6 +23,8 @@ mod sim;
 mod sim_api;
 mod sim_clients;
 mod sim_dataset;
+mod sim_engine;
+mod sim_events;
 mod sim_faults;
 mod sim_start;
 mod sim_tools;

@@ -2,6 +2,7 @@
 
 mod checks;
 mod download;
+mod machine;
 mod options;
 mod run;
 mod serving;

@@ -9,7 +9,6 @@ const LATENCY: &str = "Latency";
 const CACHE: &str = "KV cache";
 const TEXT: &str = "Texts";
 const TOOLS: &str = "Tool calls";
-const LATER: &str = "Accepted, without effect yet";
 const LOGGING: &str = "Logging (accepted for compatibility)";
 
 /// Flags that take several words: `--x a b c` up to the next word that begins with `--`.
@@ -167,6 +166,55 @@ pub static FLAGS: &[Flag] = &[
         LATENCY,
         "constant or per-token; by default, whichever is set",
     ),
+    ours(flag(
+        "latency-model",
+        Kind::Text,
+        "formula",
+        LATENCY,
+        "formula: every request by itself; batch-step: one loop of steps for all",
+    )),
+    flag(
+        "max-num-batched-tokens",
+        Kind::Int,
+        "2048",
+        LATENCY,
+        "tokens of one step, with batch-step",
+    ),
+    ours(flag(
+        "lora-load-time",
+        Kind::Text,
+        "0",
+        LATENCY,
+        "time to load an adapter that is not in memory",
+    )),
+    ours(flag(
+        "ttft-metric",
+        Kind::Text,
+        "wall-clock",
+        LATENCY,
+        "what the metric of the time to first token is: wall-clock, with the queue; or sampled, as drawn",
+    )),
+    ours(flag(
+        "kv-hash-algorithm",
+        Kind::Text,
+        "sha256-cbor",
+        CACHE,
+        "how blocks are hashed: sha256-cbor or fnv64",
+    )),
+    ours(flag(
+        "kv-event-format",
+        Kind::Text,
+        "block",
+        CACHE,
+        "events: block (one a block), request (one a request, with tokens) or map (the same with names)",
+    )),
+    ours(flag(
+        "kv-event-topic",
+        Kind::Text,
+        "ip",
+        CACHE,
+        "topic of events: ip (kv@IP@model) or ip-port (kv@IP:port@model)",
+    )),
     flag(
         "enable-kvcache",
         Kind::Bool,
@@ -186,28 +234,28 @@ pub static FLAGS: &[Flag] = &[
         "kv-cache-transfer-latency",
         Kind::Text,
         "0",
-        LATER,
+        LATENCY,
         "prefill and decode apart: transfer time",
     ),
     flag(
         "kv-cache-transfer-latency-std-dev",
         Kind::Text,
         "0",
-        LATER,
+        LATENCY,
         "its deviation",
     ),
     flag(
         "kv-cache-transfer-time-per-token",
         Kind::Text,
         "0",
-        LATER,
+        LATENCY,
         "transfer time per token",
     ),
     flag(
         "kv-cache-transfer-time-std-dev",
         Kind::Text,
         "0",
-        LATER,
+        LATENCY,
         "its deviation",
     ),
     flag(
@@ -284,28 +332,28 @@ pub static FLAGS: &[Flag] = &[
         "hash-seed",
         Kind::Text,
         "",
-        LATER,
+        CACHE,
         "seed of block hashes in events",
     ),
     flag(
         "zmq-endpoint",
         Kind::Text,
         "tcp://localhost:5557",
-        LATER,
+        CACHE,
         "where KV events go",
     ),
     flag(
         "zmq-max-connect-attempts",
         Kind::Int,
         "0",
-        LATER,
+        CACHE,
         "attempts to connect there",
     ),
     flag(
         "event-batch-size",
         Kind::Int,
         "16",
-        LATER,
+        CACHE,
         "KV events per message",
     ),
     flag(
@@ -341,15 +389,21 @@ pub static FLAGS: &[Flag] = &[
         "failure-injection-rate",
         Kind::Int,
         "0",
-        LATER,
+        SERVING,
         "share of requests that fail, percent",
     ),
-    flag("failure-types", Kind::Text, "", LATER, "kinds of failures (list)"),
+    flag(
+        "failure-types",
+        Kind::Text,
+        "",
+        SERVING,
+        "kinds of failures (list)",
+    ),
     flag(
         "fake-metrics",
         Kind::Text,
         "",
-        LATER,
+        SERVING,
         "metrics to show instead of the real ones, JSON (list)",
     ),
     flag(

@@ -17,6 +17,8 @@ use crate::net::tls::ServerTls;
 use crate::simulator::Config;
 use crate::simulator::dataset::{Dataset, DatasetError};
 use crate::simulator::http;
+use crate::simulator::kv_events::publisher;
+use crate::simulator::machine::Machine;
 use crate::simulator::serve::{Limits, serve};
 use crate::simulator::server::Simulator;
 use crate::simulator::tokenizer::{Tokenizer, TokenizerError};
@@ -85,18 +87,19 @@ async fn serve_all(settings: Settings) -> Result<(), RunError> {
         let reach = settings.bind.map_or(Reach::Everyone, Reach::Address);
         let listener = TcpListener::from_std(listen::bind(reach, port, "port")?)?;
         let tokenizer = tokenizer(&settings.config, &settings.serving)?;
-        let simulator = Arc::new(Simulator::new(
-            of_rank(&settings.config, port),
-            tokenizer,
-            ready.clone(),
-        ));
+        let config = of_rank(&settings.config, port, rank);
+        let (machine, events) = Machine::start(config.machine.clone())?;
+        if let Some((target, inbox)) = events {
+            tokio::spawn(publisher::run(target, inbox));
+        }
+        let simulator = Arc::new(Simulator::new(config, machine, tokenizer, ready.clone()));
         let shown = settings.serving.rank.unwrap_or(rank);
         tracing::info!(
             model = settings.config.model,
             port,
             rank = shown,
-            slots = settings.config.max_num_seqs,
-            kv_cache = ?settings.config.kv_cache,
+            slots = settings.config.machine.engine.max_running,
+            kv_cache = settings.config.machine.engine.cache,
             tokenizer = ?simulator.tokenizer,
             tls = tls.is_some(),
             "Serving"
@@ -121,9 +124,16 @@ async fn serve_all(settings: Settings) -> Result<(), RunError> {
     }
 }
 
-/// The settings of the server on `port`.
-fn of_rank(config: &Config, port: u16) -> Config {
+/// The settings of the server of this rank, on `port`.
+fn of_rank(config: &Config, port: u16, rank: u16) -> Config {
     let mut config = config.clone();
+    if let Some((target, _)) = &mut config.machine.events {
+        target.topic = target
+            .topic
+            .replace(&format!(":{}@", config.port), &format!(":{port}@"));
+        target.rank += rank;
+    }
+    config.machine.seed = config.machine.seed.wrapping_add(u64::from(rank));
     config.port = port;
     for (name, value) in &mut config.headers {
         if name == "x-inference-port" {

@@ -1,17 +1,18 @@
 //! The settings of `inference-sim`: command line over YAML over defaults, checked with the reference's texts.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde::Deserialize;
 
 use crate::base::duration::GoDuration;
-use crate::base::flags::{self, Kind, Parsed, Stop};
-use crate::simulator::latency::{Calculator, Latency};
-use crate::simulator::{Config, KvCacheConfig};
+use crate::base::flags::{self, Parsed, Stop};
+use crate::simulator::{Compat, Config};
 
+use super::machine;
 use super::options::{FLAGS, LISTS, List, take_lists};
 use super::serving::{self, Serving};
 use super::{checks, yaml_file};
@@ -87,7 +88,7 @@ pub fn read(program: &str, args: Vec<OsString>, env: &dyn Fn(&str) -> Option<Str
 }
 
 /// A duration in Go's notation; a bare number is milliseconds, with a warning.
-fn duration(p: &Parsed, name: &str, notes: &mut Vec<String>) -> Result<GoDuration, String> {
+pub(super) fn duration(p: &Parsed, name: &str, notes: &mut Vec<String>) -> Result<GoDuration, String> {
     let text = p.text(name);
     if let Ok(ms) = text.parse::<i64>() {
         if ms != 0 {
@@ -157,26 +158,7 @@ fn settings(
     );
     let bind = p.text("bind-address").parse::<IpAddr>();
     check(bind.is_ok(), "bind-address must be an IP address");
-    let calculator = match p.text("latency-calculator") {
-        "" => Calculator::Default,
-        "constant" => Calculator::Constant,
-        "per-token" => Calculator::PerToken,
-        other => {
-            check(
-                false,
-                &format!(
-                    "unknown latency-calculator {other}, supported calculators are: constant and per-token"
-                ),
-            );
-            Calculator::Default
-        }
-    };
-    let latency = latency(p, calculator, notes, &mut errors);
     let adapters = adapters(&model, lists[1].as_deref().unwrap_or(&[]), &mut errors);
-    if !errors.is_empty() {
-        return Err(errors);
-    }
-    notes.extend(idle(p, lists));
     let number = |name: &str| usize::try_from(p.int(name)).unwrap_or(0);
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -187,6 +169,21 @@ fn settings(
         now.as_nanos() as u64
     };
     let named = lists[0].clone().filter(|names| !names.is_empty());
+    let served_names = named.unwrap_or_else(|| vec![model.clone()]);
+    let known = machine::Known {
+        model: &model,
+        served: served_names.first().unwrap_or(&model),
+        port: u16::try_from(port).unwrap_or(0),
+        seed,
+        v050: serving::compat(p) == Compat::V050,
+    };
+    let machine = machine::read(p, lists, env, &known, notes, &mut errors);
+    if !errors.is_empty() {
+        // A flag that several rules look at is told once.
+        let mut told = HashSet::new();
+        errors.retain(|e| told.insert(e.clone()));
+        return Err(errors);
+    }
     let pod = |name: &str| env(name).filter(|v| !v.is_empty());
     let mut headers = Vec::new();
     if let Some(name) = pod("POD_NAME") {
@@ -195,20 +192,13 @@ fn settings(
     }
     headers.extend(pod("POD_NAMESPACE").map(|ns| ("x-inference-namespace".to_owned(), ns)));
     let config = Config {
-        served_names: named.unwrap_or_else(|| vec![model.clone()]),
+        served_names,
         model,
         adapters,
-        max_num_seqs: number("max-num-seqs"),
-        max_waiting: number("max-waiting-queue-length"),
-        max_loras: number("max-loras"),
         max_model_len: number("max-model-len"),
         echo: mode == "echo",
         seed,
-        latency,
-        kv_cache: p.bool("enable-kvcache").then(|| KvCacheConfig {
-            block_size: number("block-size"),
-            blocks: number("kv-cache-size"),
-        }),
+        machine,
         headers,
         request_id_headers: p.bool("enable-request-id-headers"),
         max_body: number("max-request-body-size-mb") << 20,
@@ -227,62 +217,6 @@ fn settings(
         port: u16::try_from(port).unwrap_or(0),
         serving: serving::read(p),
     })
-}
-
-fn latency(p: &Parsed, calculator: Calculator, notes: &mut Vec<String>, errors: &mut Vec<String>) -> Latency {
-    let mut read = |name: &str, words: &str| {
-        let value = duration(p, name, notes)
-            .and_then(|d| d.to_std().ok_or_else(|| format!("{words} cannot be negative")));
-        value.unwrap_or_else(|e| {
-            errors.push(e);
-            Duration::ZERO
-        })
-    };
-    let rows = [
-        (
-            "time-to-first-token",
-            "time to first token",
-            "time to first token standard deviation",
-        ),
-        (
-            "inter-token-latency",
-            "inter token latency",
-            "inter token latency standard deviation",
-        ),
-    ];
-    let [ttft, itl] = rows.map(|(name, words, deviation_words)| {
-        (
-            read(name, words),
-            read(&format!("{name}-std-dev"), deviation_words),
-            words,
-        )
-    });
-    let per_token = (
-        read("prefill-time-per-token", "prefill time per token"),
-        read("prefill-time-std-dev", "prefill time standard deviation"),
-        "prefill time per token",
-    );
-    let overhead = read("prefill-overhead", "prefill overhead");
-    for (mean, deviation, words) in [ttft, itl, per_token] {
-        if deviation > mean.mul_f64(0.3) {
-            let what = if words == "prefill time per token" {
-                "prefill time"
-            } else {
-                words
-            };
-            errors.push(format!(
-                "{what} standard deviation cannot be more than 30% of {words}"
-            ));
-        }
-    }
-    Latency {
-        calculator,
-        time_to_first_token: (ttft.0, ttft.1),
-        inter_token: (itl.0, itl.1),
-        prefill_overhead: overhead,
-        prefill_per_token: (per_token.0, per_token.1),
-        load_factor: p.float("time-factor-under-load"),
-    }
 }
 
 fn adapters(model: &str, modules: &[String], errors: &mut Vec<String>) -> Vec<String> {
@@ -311,28 +245,10 @@ fn adapters(model: &str, modules: &[String], errors: &mut Vec<String>) -> Vec<St
     names
 }
 
-/// One line for every flag that was given and has no effect yet.
-fn idle(p: &Parsed, lists: &[List; LISTS.len()]) -> Vec<String> {
-    let later = FLAGS
-        .iter()
-        .filter(|f| f.group.starts_with("Accepted, without effect"));
-    let given = |name: &str| {
-        p.is_set(name)
-            || LISTS
-                .iter()
-                .position(|l| *l == name)
-                .is_some_and(|i| lists[i].is_some())
-    };
-    let off = |f: &&flags::Flag| f.kind == Kind::Bool && !p.bool(f.name);
-    later
-        .filter(|f| given(f.name) && !off(f))
-        .map(|f| format!("warning: --{} is accepted and has no effect yet", f.name))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn run(line: &str) -> Result<(Settings, Vec<String>), String> {
         let args = line
@@ -415,23 +331,21 @@ mod tests {
         let (settings, notes) =
             run("--model m --time-to-first-token 250 --inter-token-latency 1.5ms").unwrap();
         assert_eq!(
-            settings.config.latency.time_to_first_token.0,
+            settings.config.machine.engine.latency.time_to_first_token.0,
             Duration::from_millis(250)
         );
-        assert_eq!(settings.config.latency.inter_token.0, Duration::from_micros(1500));
+        let itl = settings.config.machine.engine.latency.inter_token.0;
+        assert_eq!(itl, Duration::from_micros(1500));
         assert_eq!(notes.len(), 1, "{notes:?}");
     }
 
     #[test]
-    fn lists_names_and_idle_flags() {
+    fn lists_take_every_word_up_to_the_next_flag() {
         let line = "--served-model-name a b --model m --lora-modules {\"name\":\"l1\"} {\"name\":\"l2\"} --zmq-endpoint tcp://h:1 --seed 7";
         let (settings, notes) = run(line).unwrap();
         assert_eq!(settings.config.served_names, ["a", "b"]);
         assert_eq!(settings.config.adapters, ["l1", "l2"]);
         assert_eq!(settings.config.seed, 7);
-        assert_eq!(
-            notes,
-            ["warning: --zmq-endpoint is accepted and has no effect yet"]
-        );
+        assert!(notes.is_empty(), "{notes:?}");
     }
 }

@@ -45,9 +45,12 @@ fn a_file_is_read_with_bare_numbers_as_milliseconds() {
     );
     assert_eq!(c.served_names, ["model1", "model2"]);
     assert_eq!(c.adapters, ["lora1", "lora2"]);
-    assert_eq!((c.max_loras, c.max_num_seqs), (2, 5));
-    assert_eq!(c.latency.time_to_first_token.0, Duration::from_secs(2));
-    assert_eq!(c.latency.inter_token.0, Duration::from_secs(1));
+    assert_eq!((c.machine.engine.max_loras, c.machine.engine.max_running), (2, 5));
+    assert_eq!(
+        c.machine.engine.latency.time_to_first_token.0,
+        Duration::from_secs(2)
+    );
+    assert_eq!(c.machine.engine.latency.inter_token.0, Duration::from_secs(1));
 }
 
 #[test]
@@ -109,7 +112,7 @@ fn a_second_is_written_in_three_ways() {
         let args: Vec<&str> = ["--model", "m"].into_iter().chain(line.split(' ')).collect();
         let s = words(&args, &[]).unwrap();
         assert_eq!(
-            s.config.latency.time_to_first_token.0,
+            s.config.machine.engine.latency.time_to_first_token.0,
             Duration::from_secs(1),
             "{line}"
         );
@@ -250,7 +253,7 @@ fn the_environment_completes_the_command_line() {
     ];
     let s = words(&["--enable-kvcache", "--enable-sleep-mode"], &env).unwrap();
     assert_eq!(s.config.model, "e");
-    assert!(s.config.kv_cache.is_some() && s.config.sleep_mode);
+    assert!(s.config.machine.engine.cache && s.config.sleep_mode);
     let s = words(&["--model", "m", "--enable-sleep-mode"], &env[..2]).unwrap();
     assert_eq!((s.config.model.as_str(), s.config.sleep_mode), ("m", false));
 }

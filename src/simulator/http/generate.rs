@@ -44,6 +44,12 @@ async fn generate(
     body: Body,
     given: Option<&str>,
 ) -> Result<(String, Response), Refusal> {
+    if let Some(failure) = sim.machine.fails() {
+        return Err(Refusal {
+            param: failure.param,
+            ..Refusal::new(failure.status, failure.message)
+        });
+    }
     let whole = body::read(sim, headers, body).await?;
     let request: Request = whole.json().map_err(Refusal::unreadable)?;
     drop(whole);

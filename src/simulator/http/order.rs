@@ -265,7 +265,6 @@ impl Order {
             let job = Job {
                 model: self.model.clone(),
                 prompt: prompt.tokens.clone(),
-                output: 0,
                 max_tokens: self.template.max_tokens,
                 remote_prefill: self.remote_prefill,
                 cache_hit_threshold: self.cache_hit_threshold,

@@ -62,7 +62,7 @@ pub async fn metrics(State(sim): Shared, headers: HeaderMap) -> Response {
         .and_then(|a| a.to_str().ok())
         .unwrap_or("");
     let format = Format::from_accept(accept);
-    let page = format.render(sim.metrics.encode(&sim.engine, sim.cache.as_ref()));
+    let page = format.render(sim.machine.engine.page());
     ([(header::CONTENT_TYPE, format.content_type())], page).into_response()
 }
 

@@ -1,0 +1,253 @@
+//! The simulated KV cache (simulator.md §11.1): blocks in use, blocks kept for reuse, least recently used evicted
+//! first. A prompt reuses the leading blocks that are there, without gaps. Owned by the engine, which holds its lock.
+
+pub mod hash;
+
+use std::collections::HashMap;
+
+use hashlink::LinkedHashSet;
+
+/// The blocks of one simulator.
+#[derive(Debug, Default)]
+pub struct KvCache {
+    size: usize,
+    /// References by block, 1 or more.
+    used: HashMap<u64, u32>,
+    /// Blocks nobody uses, oldest first.
+    unused: LinkedHashSet<u64>,
+}
+
+/// What has changed, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The block of this hash is gone.
+    Removed(u64),
+    /// The block at this place of the request's sequence is new.
+    Stored(usize),
+}
+
+/// The request needs more blocks than can be freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the kv cache does not have sufficient capacity to store this request")]
+pub struct NoCapacity;
+
+impl KvCache {
+    /// An empty cache of `size` blocks.
+    pub fn new(size: usize) -> Self {
+        KvCache {
+            size,
+            ..KvCache::default()
+        }
+    }
+
+    /// Blocks it has.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Blocks in use.
+    pub fn used(&self) -> usize {
+        self.used.len()
+    }
+
+    /// Blocks that are kept and not in use.
+    pub fn unused(&self) -> usize {
+        self.unused.len()
+    }
+
+    /// Leading blocks of `hashes` that are there.
+    pub fn cached(&self, hashes: &[u64]) -> usize {
+        let present = |h: &&u64| self.used.contains_key(h) || self.unused.contains(*h);
+        hashes.iter().take_while(present).count()
+    }
+
+    /// Takes blocks; returns how many leading ones were there. Says what changed through `change`.
+    ///
+    /// # Errors
+    /// They do not fit; nothing has changed.
+    pub fn take(&mut self, hashes: &[u64], mut change: impl FnMut(Change)) -> Result<usize, NoCapacity> {
+        let cached = self.cached(hashes);
+        let needed = hashes.iter().filter(|h| !self.used.contains_key(h)).count();
+        if self.used.len() + needed > self.size {
+            return Err(NoCapacity);
+        }
+        // What is there is taken first, so that it cannot be evicted for what is not.
+        let mut missing = Vec::new();
+        for (at, hash) in hashes.iter().enumerate() {
+            if self.unused.remove(hash) || self.used.contains_key(hash) {
+                *self.used.entry(*hash).or_insert(0) += 1;
+            } else {
+                missing.push(at);
+            }
+        }
+        for at in missing {
+            let references = self.used.entry(hashes[at]).or_insert(0);
+            *references += 1;
+            // The same block twice in one sequence is stored once.
+            if *references > 1 {
+                continue;
+            }
+            if self.used.len() + self.unused.len() > self.size
+                && let Some(oldest) = self.unused.pop_front()
+            {
+                change(Change::Removed(oldest));
+            }
+            change(Change::Stored(at));
+        }
+        Ok(cached)
+    }
+
+    /// Gives blocks back; they are kept until their place is needed.
+    pub fn release(&mut self, hashes: &[u64]) {
+        // The last block first, so that the beginning of a prompt outlives its end.
+        for hash in hashes.iter().rev() {
+            let Some(references) = self.used.get_mut(hash) else {
+                continue;
+            };
+            *references -= 1;
+            if *references == 0 {
+                self.used.remove(hash);
+                self.unused.insert(*hash);
+            }
+        }
+    }
+
+    /// Forgets everything. Was there anything?
+    pub fn clear(&mut self) -> bool {
+        let any = !(self.used.is_empty() && self.unused.is_empty());
+        self.used.clear();
+        self.unused.clear();
+        any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    enum Do {
+        Take(&'static [u64]),
+        Full(&'static [u64]),
+        Release(&'static [u64]),
+    }
+    use Do::{Full, Release, Take};
+
+    struct Log {
+        cache: KvCache,
+        stored: Vec<u64>,
+        removed: Vec<u64>,
+    }
+
+    fn run(size: usize, actions: &[Do]) -> (Log, Vec<(usize, usize)>) {
+        let mut log = Log {
+            cache: KvCache::new(size),
+            stored: Vec::new(),
+            removed: Vec::new(),
+        };
+        let mut states = Vec::new();
+        for action in actions {
+            match action {
+                Take(hashes) => {
+                    let (stored, removed) = (&mut log.stored, &mut log.removed);
+                    let taken = log.cache.take(hashes, |c| match c {
+                        Change::Stored(at) => stored.push(hashes[at]),
+                        Change::Removed(hash) => removed.push(hash),
+                    });
+                    assert!(taken.is_ok());
+                }
+                Full(hashes) => assert_eq!(log.cache.take(hashes, |_| {}), Err(NoCapacity)),
+                Release(hashes) => log.cache.release(hashes),
+            }
+            let total = log.cache.used() + log.cache.unused();
+            states.push((total, log.cache.unused()));
+        }
+        (log, states)
+    }
+
+    #[test]
+    fn blocks_are_counted_shared_and_kept() {
+        let rows: [(usize, &[Do], &[(usize, usize)], usize); 3] = [
+            (3, &[Take(&[1, 2]), Release(&[1, 2])], &[(2, 0), (2, 2)], 2),
+            (
+                5,
+                &[Take(&[1, 2]), Take(&[3, 4]), Release(&[1, 2]), Release(&[3, 4])],
+                &[(2, 0), (4, 0), (4, 2), (4, 4)],
+                4,
+            ),
+            (
+                5,
+                &[Take(&[1, 2]), Take(&[1, 3]), Release(&[1, 2])],
+                &[(2, 0), (3, 0), (3, 1)],
+                3,
+            ),
+        ];
+        for (size, actions, expected, stored) in rows {
+            let (log, states) = run(size, actions);
+            assert_eq!(states, expected);
+            assert_eq!((log.stored.len(), log.removed.len()), (stored, 0));
+        }
+    }
+
+    #[test]
+    fn unused_blocks_make_room_oldest_first_and_used_ones_never() {
+        let (log, _) = run(
+            4,
+            &[Take(&[1, 2]), Take(&[3, 4]), Release(&[3, 4]), Take(&[5, 6])],
+        );
+        assert_eq!(log.cache.cached(&[3]), 0);
+        assert_eq!((log.stored.len(), log.removed.len()), (6, 2));
+        let (log, _) = run(4, &[Take(&[1, 2]), Take(&[3, 4]), Full(&[5, 6])]);
+        assert_eq!((log.stored.len(), log.removed.len()), (4, 0));
+        let (log, _) = run(
+            4,
+            &[
+                Take(&[1, 2]),
+                Take(&[3, 4]),
+                Take(&[1, 3]),
+                Full(&[5, 6]),
+                Release(&[1, 2]),
+                Release(&[3, 4]),
+                Take(&[5, 6]),
+            ],
+        );
+        assert_eq!(log.removed, [2, 4]);
+        assert_eq!(log.stored, [1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn only_a_prefix_without_gaps_counts_as_cached() {
+        let mut cache = KvCache::new(10);
+        cache.take(&[1, 3], |_| {}).unwrap();
+        assert_eq!(cache.take(&[1, 2, 3], |_| {}), Ok(1));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_the_counts_add_up(
+            size in 1usize..30,
+            requests in prop::collection::vec((prop::collection::vec(0u64..40, 1..8), any::<bool>()), 1..60),
+        ) {
+            let mut cache = KvCache::new(size);
+            let mut held: Vec<Vec<u64>> = Vec::new();
+            let (mut stored, mut removed) = (0, 0);
+            for (hashes, keep) in requests {
+                let took = cache.take(&hashes, |c| match c {
+                    Change::Stored(_) => stored += 1,
+                    Change::Removed(_) => removed += 1,
+                });
+                match took {
+                    Ok(_) if keep => held.push(hashes),
+                    Ok(_) => cache.release(&hashes),
+                    Err(NoCapacity) => {
+                        held.pop().into_iter().for_each(|h| cache.release(&h));
+                    }
+                }
+                prop_assert!(cache.used() + cache.unused() <= size);
+                prop_assert_eq!(cache.used() + cache.unused(), stored - removed);
+            }
+            held.iter().for_each(|h| cache.release(h));
+            prop_assert_eq!(cache.used(), 0);
+        }
+    }
+}
