@@ -131,16 +131,13 @@ mod tests {
 
     /// Candidates 5, 6, 7; two scorers.
     fn profile(raw: [[f32; 3]; 2], weights: [f32; 2], picked: u32) -> ProfileDecision {
-        ProfileDecision {
-            ran: true,
-            candidates: vec![5, 6, 7],
-            totals: (0..3)
-                .map(|i| raw[0][i] * weights[0] + raw[1][i] * weights[1])
-                .collect(),
-            raw: raw.concat(),
-            picked: vec![picked],
-            ..ProfileDecision::default()
-        }
+        let mut decided = ProfileDecision::default();
+        decided.candidates.extend([5, 6, 7]);
+        let total = |i: usize| raw[0][i] * weights[0] + raw[1][i] * weights[1];
+        decided.totals.extend((0..3).map(total));
+        decided.raw = raw.concat();
+        decided.picked.push(picked);
+        decided
     }
 
     #[test]
@@ -183,12 +180,10 @@ mod tests {
         assert_eq!(drawn.decided_by, DecidedBy::Picker);
         // A scorer of weight 0 can only decide with another weight.
         assert_eq!(drawn.flips[1].weight, None);
-        let alone = ProfileDecision {
-            candidates: vec![3],
-            totals: vec![0.0],
-            picked: vec![3],
-            ..ProfileDecision::default()
-        };
+        let mut alone = ProfileDecision::default();
+        alone.candidates.push(3);
+        alone.totals.push(0.0);
+        alone.picked.push(3);
         let alone = compare(&alone, &[]).unwrap();
         assert_eq!(
             (alone.decided_by, alone.runner_up),
