@@ -20,15 +20,3 @@ pub fn free() -> u16 {
     }
     panic!("no free port from {FIRST} to {}", FIRST + COUNT - 1);
 }
-
-/// The first of two ports that follow each other, both given out once.
-pub fn pair() -> u16 {
-    let mut first = free();
-    loop {
-        let second = free();
-        if second == first + 1 {
-            return first;
-        }
-        first = second;
-    }
-}

@@ -171,3 +171,15 @@ pub fn https() -> reqwest::Client {
     let client = reqwest::Client::builder().no_proxy();
     client.danger_accept_invalid_certs(true).build().unwrap()
 }
+
+/// The first of two ports that follow each other, both given out once.
+pub fn two_ports() -> u16 {
+    let mut first = ports::free();
+    loop {
+        let second = ports::free();
+        if second == first + 1 {
+            return first;
+        }
+        first = second;
+    }
+}
