@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::epp::get;
-use crate::support::sim::Sim;
+use crate::support::sim::{Sim, two_ports};
 
 const TEST: &str = "This is a test.";
 
@@ -601,7 +601,8 @@ async fn token_ids_are_answered_with_token_ids() {
 
 #[tokio::test]
 async fn each_rank_has_a_port_of_its_own() {
-    let sim = Sim::start(&["--model", "m", "--data-parallel-size", "2", "--mode", "echo"]).await;
+    let args = ["--model", "m", "--data-parallel-size", "2", "--mode", "echo"];
+    let sim = Sim::launch_on(two_ports(), &args, &[]).serving().await;
     let mut second = sim.address;
     second.set_port(sim.address.port() + 1);
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);

@@ -33,13 +33,15 @@ impl Sim {
 
     /// Starts it in this environment and waits until it serves.
     pub async fn start_with(args: &[&str], env: &[(&str, &str)]) -> Self {
-        let mut sim = Self::launch(args, env);
+        Self::launch(args, env).serving().await
+    }
+
+    /// Waits until it serves.
+    pub async fn serving(self) -> Self {
+        let mut sim = self;
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         while get(sim.address, "/health").await.is_none() {
-            assert!(
-                sim.child.try_wait().unwrap().is_none(),
-                "the simulator ended: {args:?}"
-            );
+            assert!(sim.child.try_wait().unwrap().is_none(), "the simulator ended");
             assert!(
                 tokio::time::Instant::now() < deadline,
                 "the simulator does not serve"
@@ -51,8 +53,13 @@ impl Sim {
 
     /// Starts it in this environment.
     pub fn launch(args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::launch_on(ports::free(), args, env)
+    }
+
+    /// Starts it on this port, in this environment.
+    pub fn launch_on(port: u16, args: &[&str], env: &[(&str, &str)]) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let address = SocketAddr::from(([127, 0, 0, 1], ports::free()));
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
         let child = Command::new(env!("CARGO_BIN_EXE_inference-sim"))
             .args([
                 "--bind-address",
@@ -163,4 +170,16 @@ impl Sim {
 pub fn https() -> reqwest::Client {
     let client = reqwest::Client::builder().no_proxy();
     client.danger_accept_invalid_certs(true).build().unwrap()
+}
+
+/// The first of two ports that follow each other, both given out once.
+pub fn two_ports() -> u16 {
+    let mut first = ports::free();
+    loop {
+        let second = ports::free();
+        if second == first + 1 {
+            return first;
+        }
+        first = second;
+    }
 }

@@ -45,14 +45,18 @@ struct Streaming<W> {
 ///
 /// # Errors
 /// The choice that is first admitted or refused was refused: nothing has been sent yet.
-pub async fn respond<W: Writer>(sim: &Arc<Simulator>, order: Order, writer: W) -> Result<Response, Refusal> {
+pub async fn respond<W: Writer>(
+    sim: &Arc<Simulator>,
+    mut order: Order,
+    writer: W,
+) -> Result<Response, Refusal> {
     let (first, _, rest) = futures::future::select_all(order.start(sim)).await;
     let mut choices = SelectAll::new();
     choices.push(run(Box::pin(std::future::ready(Ok(first?)))));
     rest.into_iter().for_each(|starting| choices.push(run(starting)));
     let streaming = Streaming {
         usage: Usage {
-            prompt: order.prompt_tokens(),
+            prompt: order.prompt_tokens,
             ..Usage::default()
         },
         order,

@@ -58,7 +58,7 @@ async fn generate(
     let include_usage = request.include_usage();
     let logprobs = request.logprobs(endpoint);
     let wish = wish(sim, endpoint, headers, request)?;
-    let order = order::check(sim, id, wish).await?;
+    let mut order = order::check(sim, id, wish).await?;
     let id = order.id.text.clone();
     let envelope = envelope(sim, endpoint, &order);
     let response = if stream {

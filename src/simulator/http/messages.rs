@@ -87,7 +87,7 @@ async fn respond(
         ..Wish::default()
     };
     drop(messages);
-    let order = order::check(sim, id, wish).await?;
+    let mut order = order::check(sim, id, wish).await?;
     let id = order.id.text.clone();
     let shape = Shape {
         id: format!("msg_{id}"),
@@ -96,7 +96,7 @@ async fn respond(
     if stream {
         let writer = Events {
             shape,
-            input_tokens: order.prompt_tokens(),
+            input_tokens: order.prompt_tokens,
             block: None,
             reason: None,
         };

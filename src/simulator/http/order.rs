@@ -75,7 +75,10 @@ pub struct Order {
     pub model: Asked,
     /// Answers to each prompt.
     pub n: usize,
+    /// Tokens of all prompts.
+    pub prompt_tokens: usize,
     arrived: Instant,
+    /// Taken by `start`, so that a long prompt is not kept while its answer waits and streams.
     prompts: Vec<Ready>,
     template: Question,
     remote_prefill: bool,
@@ -143,6 +146,7 @@ pub async fn check(sim: &Arc<Simulator>, id: RequestId, wish: Wish) -> Result<Or
         id,
         model,
         n,
+        prompt_tokens: prompts.iter().map(|p| p.tokens.len()).sum(),
         arrived,
         prompts,
         template: Question {
@@ -240,20 +244,16 @@ fn repeated(sim: &Simulator, messages: &[(String, String)]) -> Option<String> {
 }
 
 impl Order {
-    /// Tokens of all prompts.
-    pub fn prompt_tokens(&self) -> usize {
-        self.prompts.iter().map(|p| p.tokens.len()).sum()
-    }
-
     /// The prefill half?
     pub fn is_remote_decode(&self) -> bool {
         self.template.remote_decode
     }
 
     /// The choices, all on their way: `n` for each prompt, in order.
-    pub fn start(&self, sim: &Arc<Simulator>) -> Vec<Starting> {
+    pub fn start(&mut self, sim: &Arc<Simulator>) -> Vec<Starting> {
+        let prompts = std::mem::take(&mut self.prompts);
         let one = |index: usize| -> Starting {
-            let prompt = &self.prompts[index / self.n];
+            let prompt = &prompts[index / self.n];
             let seed = mixed(sim.config.seed, self.id.number, index as u64);
             let question = Question {
                 prompt: prompt.tokens.clone(),
@@ -274,14 +274,14 @@ impl Order {
             };
             choice::start(sim.clone(), index, question, job).boxed()
         };
-        (0..self.prompts.len() * self.n).map(one).collect()
+        (0..prompts.len() * self.n).map(one).collect()
     }
 
     /// Waits for all choices to end.
     ///
     /// # Errors
     /// The first of them that fails; the others are given up.
-    pub async fn whole(&self, sim: &Arc<Simulator>) -> Result<(Vec<Choice>, Usage), Refusal> {
+    pub async fn whole(&mut self, sim: &Arc<Simulator>) -> Result<(Vec<Choice>, Usage), Refusal> {
         let whole = |starting: Starting| async move {
             let mut choice = starting.await?;
             choice.all().await;
@@ -289,7 +289,7 @@ impl Order {
         };
         let choices = futures::future::try_join_all(self.start(sim).into_iter().map(whole)).await?;
         let mut usage = Usage {
-            prompt: self.prompt_tokens(),
+            prompt: self.prompt_tokens,
             ..Usage::default()
         };
         choices.iter().for_each(|c| self.add(&mut usage, c));

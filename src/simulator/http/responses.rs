@@ -92,7 +92,7 @@ async fn respond(
         max_calls: Some(1),
         ..Wish::default()
     };
-    let order = order::check(sim, id, wish).await?;
+    let mut order = order::check(sim, id, wish).await?;
     let id = order.id.text.clone();
     let shape = Shape {
         id: id.clone(),

@@ -86,7 +86,7 @@ async fn generate(
         stream,
         ..Wish::default()
     };
-    let order = order::check(sim, id, wish).await?;
+    let mut order = order::check(sim, id, wish).await?;
     let id = order.id.text.clone();
     if stream {
         let writer = Ids { id: id.clone() };
