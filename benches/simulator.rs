@@ -1,7 +1,7 @@
 //! The simulator's bars: heap and CPU of open streams, how late tokens are, and what a long prompt costs. First the
 //! engine alone, in this process, then the real binary over TCP on the same machine.
 //!
-//! `cargo bench --bench simulator`; wants an idle machine and `ulimit -n` of 15,000.
+//! `cargo bench --bench simulator [-- engine|tcp]`; wants an idle machine and `ulimit -n` of 15,000.
 
 #![allow(
     missing_docs,
@@ -33,19 +33,29 @@ const STREAMS: usize = 10_000;
 const PROMPT: usize = 100_000;
 
 fn main() {
-    println!("engine alone, in this process");
-    heap();
-    long_prompt();
+    let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let wanted = |name: &str| args.is_empty() || args.iter().any(|a| a == name);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .unwrap();
+    if wanted("engine") {
+        engine_alone(&runtime);
+    }
+    if wanted("tcp") {
+        println!("the binary over TCP, its client on the same machine");
+        for inter_token in [2000, 1000, 500] {
+            runtime.block_on(over_tcp(inter_token));
+        }
+    }
+}
+
+fn engine_alone(runtime: &tokio::runtime::Runtime) {
+    println!("engine alone, in this process");
+    heap();
+    long_prompt();
     for (rate, inter_token) in [(10_000, 1000), (50_000, 200), (100_000, 100)] {
         runtime.block_on(delays(rate, Duration::from_millis(inter_token)));
-    }
-    println!("\nthe binary over TCP, its client on the same machine");
-    for inter_token in [2000, 1000, 500] {
-        runtime.block_on(over_tcp(inter_token));
     }
 }
 

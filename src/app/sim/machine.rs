@@ -11,7 +11,7 @@ use crate::simulator::engine;
 use crate::simulator::failure::{Failures, Kind};
 use crate::simulator::kv_cache::hash::Algorithm;
 use crate::simulator::kv_events::Layout;
-use crate::simulator::kv_events::publisher::{self, Target};
+use crate::simulator::kv_events::publisher::{self, Target, Topic};
 use crate::simulator::latency::{Calculator, Latency, Spread};
 use crate::simulator::machine::Settings;
 use crate::simulator::metrics::fake::Fake;
@@ -268,12 +268,12 @@ fn events(
     if let Err(e) = publisher::check(endpoint) {
         errors.push(e);
     }
-    let (model, port) = (known.model, known.port);
+    let (model, port) = (known.model.to_owned(), known.port);
     let ip = env("POD_IP").unwrap_or_default();
     let topic = match (known.v050, by_port) {
-        (true, _) => format!("kv@$localhost:{port}@{model}"),
-        (false, true) => format!("kv@{ip}:{port}@{model}"),
-        (false, false) => format!("kv@{ip}@{model}"),
+        (true, _) => Topic::Localhost(port, model),
+        (false, true) => Topic::IpPort(ip, port, model),
+        (false, false) => Topic::Ip(ip, model),
     };
     let target = Target {
         endpoint: endpoint.to_owned(),

@@ -4,6 +4,7 @@
 pub mod hash;
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use hashlink::LinkedHashSet;
 
@@ -12,9 +13,30 @@ use hashlink::LinkedHashSet;
 pub struct KvCache {
     size: usize,
     /// References by block, 1 or more.
-    used: HashMap<u64, u32>,
+    used: HashMap<u64, u32, Light>,
     /// Blocks nobody uses, oldest first.
-    unused: LinkedHashSet<u64>,
+    unused: LinkedHashSet<u64, Light>,
+}
+
+/// Block hashes are spread already: hashing them again would be half the work of a long prompt.
+type Light = BuildHasherDefault<Multiplied>;
+
+/// One multiplication a number.
+#[derive(Debug, Default)]
+struct Multiplied(u64);
+
+impl Hasher for Multiplied {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|b| self.write_u64(u64::from(*b)));
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        self.0 = (self.0.rotate_left(32) ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
 
 /// What has changed, in order.

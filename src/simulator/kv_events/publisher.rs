@@ -20,17 +20,54 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// After connecting, the other side still has to say what it subscribes to; before that, all would be lost.
 const SUBSCRIBING: Duration = Duration::from_millis(200);
 
+/// How the first frame names the sender.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// By address and model.
+    Ip(String, String),
+    /// By address, port and model.
+    IpPort(String, u16, String),
+    /// By port and model, as v0.5.0 had it.
+    Localhost(u16, String),
+}
+
+impl std::fmt::Display for Topic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Topic::Ip(ip, model) => write!(f, "kv@{ip}@{model}"),
+            Topic::IpPort(ip, port, model) => write!(f, "kv@{ip}:{port}@{model}"),
+            Topic::Localhost(port, model) => write!(f, "kv@$localhost:{port}@{model}"),
+        }
+    }
+}
+
 /// What a publisher is told.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// Where to connect: `tcp://host:port`.
     pub endpoint: String,
     /// First frame of every message.
-    pub topic: String,
+    pub topic: Topic,
     /// Events per message at most; at least 1.
     pub batch: usize,
     /// Rank the events are of.
     pub rank: u16,
+}
+
+impl Target {
+    /// The same for the server on another port, of another rank.
+    pub fn of_rank(&self, port: u16, rank: u16) -> Target {
+        let topic = match self.topic.clone() {
+            Topic::Ip(ip, model) => Topic::Ip(ip, model),
+            Topic::IpPort(ip, _, model) => Topic::IpPort(ip, port, model),
+            Topic::Localhost(_, model) => Topic::Localhost(port, model),
+        };
+        Target {
+            topic,
+            rank,
+            ..self.clone()
+        }
+    }
 }
 
 struct Publisher {
@@ -141,7 +178,7 @@ impl Publisher {
         let batch = layout::batch(time, &self.waiting, self.target.rank);
         self.waiting.clear();
         let frames = vec![
-            Bytes::from(self.target.topic.clone()),
+            Bytes::from(self.target.topic.to_string()),
             Bytes::copy_from_slice(&self.sequence.to_be_bytes()),
             Bytes::from(batch),
         ];
@@ -158,6 +195,28 @@ impl Publisher {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn topics_name_address_port_and_model() {
+        let rows = [
+            (Topic::Ip("1.2.3.4".into(), "m/x".into()), "kv@1.2.3.4@m/x"),
+            (
+                Topic::IpPort("1.2.3.4".into(), 1, "m".into()),
+                "kv@1.2.3.4:8001@m",
+            ),
+            (Topic::Localhost(1, "m".into()), "kv@$localhost:8001@m"),
+        ];
+        for (topic, expected) in rows {
+            let target = Target {
+                endpoint: "tcp://h:1".to_owned(),
+                topic,
+                batch: 1,
+                rank: 0,
+            };
+            let other = target.of_rank(8001, 3);
+            assert_eq!((other.topic.to_string().as_str(), other.rank), (expected, 3));
+        }
+    }
 
     #[test]
     fn endpoints_are_checked_before_the_start() {
