@@ -128,10 +128,7 @@ async fn serve_all(settings: Settings) -> Result<(), RunError> {
 fn of_rank(config: &Config, port: u16, rank: u16) -> Config {
     let mut config = config.clone();
     if let Some((target, _)) = &mut config.machine.events {
-        target.topic = target
-            .topic
-            .replace(&format!(":{}@", config.port), &format!(":{port}@"));
-        target.rank += rank;
+        *target = target.of_rank(port, target.rank + rank);
     }
     config.machine.seed = config.machine.seed.wrapping_add(u64::from(rank));
     config.port = port;
