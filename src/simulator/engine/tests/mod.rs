@@ -127,6 +127,8 @@ impl Drive {
         self.until(ms);
         let (order, _) = self.open.remove(&name).unwrap();
         self.core.cancel(order, ms * MS);
+        // The place may have gone to one that ended at once.
+        self.note(ms * MS);
     }
 
     fn stats(&self) -> Stats {
