@@ -163,7 +163,7 @@ fn alerts_ask_for_what_there_is_and_lead_to_what_to_do() {
         for rule in group["rules"].as_array().unwrap() {
             check(text(rule, "/expr"), &known);
             assert!(names.insert(text(rule, "/alert")), "twice: {rule}");
-            assert!(["warning", "critical"].contains(&text(rule, "/labels/severity")));
+            assert!(["info", "warning", "critical"].contains(&text(rule, "/labels/severity")));
             for annotation in ["summary", "description"] {
                 assert!(!text(rule, &format!("/annotations/{annotation}")).is_empty());
             }
