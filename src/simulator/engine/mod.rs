@@ -2,7 +2,7 @@
 //!
 //! It runs by its own clock, on a thread of its own: tokens come due at absolute times whether or not somebody reads
 //! them, and the last one gives back what the job holds. What a reader has not taken is a number, not a buffer. A
-//! [`Ticket`] that is dropped takes its job out at once. [`core`] decides, without a clock or a thread of its own.
+//! [`Ticket`] that is dropped takes its job out at once. `core` decides, without a clock or a thread of its own.
 
 mod blocks;
 mod core;

@@ -3,7 +3,7 @@
 //! neither sockets nor what a metric means.
 //!
 //! A page may arrive in pieces: [`Readings::begin`], [`Readings::feed`] for each piece, [`Readings::finish`].
-//! [`scan`] does all three for a page that is whole. Nothing of the page is kept but the winning series.
+//! [`fn@scan`] does all three for a page that is whole. Nothing of the page is kept but the winning series.
 
 mod labels;
 mod scan;
