@@ -131,10 +131,10 @@ def responses():
 
 
 def messages():
-    claude = anthropic.Anthropic(base_url=BASE, api_key="none", max_retries=0, timeout=30)
-    answer = claude.messages.create(model=MODEL, max_tokens=50, messages=HELLO, system="Say:")
+    client = anthropic.Anthropic(base_url=BASE, api_key="none", max_retries=0, timeout=30)
+    answer = client.messages.create(model=MODEL, max_tokens=50, messages=HELLO, system="Say:")
     assert answer.content[0].text == "Say: Hello there, simulator." and answer.stop_reason == "end_turn", answer
-    with claude.messages.stream(model=MODEL, max_tokens=3, messages=HELLO) as stream:
+    with client.messages.stream(model=MODEL, max_tokens=3, messages=HELLO) as stream:
         deltas = "".join(stream.text_stream)
         final = stream.get_final_message()
     assert deltas == "Hello there, simulator." and final.stop_reason == "max_tokens", final
@@ -146,14 +146,14 @@ def messages():
         "input_schema": function["parameters"],
     }
     arguments = {"model": MODEL, "max_tokens": 50, "messages": HELLO, "tools": [tool], "tool_choice": {"type": "any"}}
-    answer = claude.messages.create(**arguments)
+    answer = client.messages.create(**arguments)
     assert answer.stop_reason == "tool_use" and answer.content[0].name == "weather", answer
     check_arguments(json.dumps(answer.content[0].input))
-    with claude.messages.stream(**arguments) as stream:
+    with client.messages.stream(**arguments) as stream:
         final = stream.get_final_message()
     check_arguments(json.dumps(final.content[0].input))
     try:
-        claude.messages.create(model="nobody", max_tokens=5, messages=HELLO)
+        client.messages.create(model="nobody", max_tokens=5, messages=HELLO)
     except anthropic.NotFoundError as error:
         assert error.body["error"]["type"] == "not_found_error", error.body
     else:
