@@ -130,17 +130,23 @@ impl Poller {
         let mut changed = self.datastore.watch();
         let mut scraper = self.scraper.subscribe();
         let mut tasks = Tasks::default();
+        let mut due = true;
         loop {
-            changed.mark_unchanged();
-            let endpoints = self.datastore.fleet().endpoints.clone();
-            tasks.reconcile(&endpoints, &scraper.borrow_and_update());
-            tokio::select! {
+            if due {
+                changed.mark_unchanged();
+                let endpoints = self.datastore.fleet().endpoints.clone();
+                tasks.reconcile(&endpoints, &scraper.borrow_and_update());
+            }
+            due = tokio::select! {
                 () = token.cancelled() => return,
                 // The datastore is ours, so its sender outlives this receiver.
-                _ = changed.changed() => {}
-                _ = scraper.changed() => tasks.stop(),
+                _ = changed.changed() => true,
+                _ = scraper.changed() => {
+                    tasks.stop();
+                    true
+                }
                 Some(ended) = tasks.set.join_next_with_id() => tasks.ended(ended.map(|(id, ())| id)),
-            }
+            };
         }
     }
 }
@@ -187,18 +193,19 @@ impl Tasks {
         }
     }
 
-    /// A task never ends by itself: this one was aborted, or it panicked and is started anew.
-    fn ended(&mut self, ended: Result<tokio::task::Id, JoinError>) {
+    /// A task never ends by itself: this one was aborted, and is no longer listed, or it panicked and is to be started
+    /// anew (true).
+    fn ended(&mut self, ended: Result<tokio::task::Id, JoinError>) -> bool {
         let id = match ended {
             Ok(id) => id,
+            Err(error) if error.is_cancelled() => return false,
             Err(error) => {
-                if error.is_panic() {
-                    tracing::error!(%error, "a metrics task failed and is started again");
-                }
+                tracing::error!(%error, "a metrics task failed and is started again");
                 error.id()
             }
         };
         self.running.retain(|_, task| task.handle.id() != id);
+        true
     }
 }
 
