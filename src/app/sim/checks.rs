@@ -6,16 +6,6 @@ use serde_json::Value;
 use super::options::{LISTS, List};
 use crate::base::flags::Parsed;
 
-/// What `--failure-types` can name.
-const FAILURES: [&str; 6] = [
-    "rate_limit",
-    "invalid_api_key",
-    "context_length",
-    "server_error",
-    "invalid_request",
-    "model_not_found",
-];
-
 /// Every rule that is broken, as a line.
 pub fn all(p: &Parsed, lists: &[List; LISTS.len()], env: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
     let mut errors = Vec::new();
@@ -32,15 +22,6 @@ pub fn all(p: &Parsed, lists: &[List; LISTS.len()], env: &dyn Fn(&str) -> Option
         !p.bool("enable-kvcache") || !address.is_empty(),
         "IP should be defined in the environment (POD_IP)",
     );
-    for kind in lists[2].as_deref().unwrap_or_default() {
-        check(
-            FAILURES.contains(&kind.as_str()),
-            &format!(
-                "invalid failure type '{kind}', valid types are: {}",
-                FAILURES.join(", ")
-            ),
-        );
-    }
     if let Some(values) = &lists[3] {
         check(!values.is_empty(), "fake-metrics needs a JSON object after it");
         for value in values {

@@ -1,6 +1,5 @@
 //! The settings of `inference-sim`: command line over YAML over defaults, checked with the reference's texts.
 
-use std::collections::HashSet;
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::Path;
@@ -179,9 +178,6 @@ fn settings(
     };
     let machine = machine::read(p, lists, env, &known, notes, &mut errors);
     if !errors.is_empty() {
-        // A flag that several rules look at is told once.
-        let mut told = HashSet::new();
-        errors.retain(|e| told.insert(e.clone()));
         return Err(errors);
     }
     let pod = |name: &str| env(name).filter(|v| !v.is_empty());
