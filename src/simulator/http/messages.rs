@@ -19,7 +19,7 @@ use crate::simulator::api::{Message, Refusal, ToolChoice, Usage};
 use crate::simulator::choice::Piece;
 use crate::simulator::reply::Reply;
 use crate::simulator::server::Simulator;
-use crate::simulator::tools::{self, Tool, calls::Call};
+use crate::simulator::tools::{self, calls::Call};
 
 #[derive(Deserialize)]
 struct Ask {
@@ -82,7 +82,10 @@ async fn respond(
         inputs: vec![generate::of_messages(&messages)],
         max_tokens: Some(max_tokens),
         stream,
-        tools: ask.tools.as_deref().map(offered),
+        tools: ask
+            .tools
+            .as_deref()
+            .map(|t| tools::offered(t, "custom", "input_schema")),
         tool_choice: ask.tool_choice.map(chosen).transpose()?,
         ..Wish::default()
     };
@@ -112,20 +115,6 @@ async fn respond(
         usage,
     );
     Ok((id, generate::json(StatusCode::OK, answer.to_string())))
-}
-
-fn offered(raw: &RawValue) -> Result<Vec<Tool>, String> {
-    if raw.get().len() > 1 << 20 {
-        return Err("tools are larger than 1048576 bytes".to_owned());
-    }
-    let tools: Vec<Value> =
-        serde_json::from_str(raw.get()).map_err(|e| format!("tools must be a list: {e}"))?;
-    let own = tools
-        .iter()
-        .filter(|t| t.get("type").is_none_or(|kind| kind == "custom"));
-    own.enumerate()
-        .map(|(i, tool)| tools::named(&format!("tools[{i}]"), tool, "input_schema"))
-        .collect()
 }
 
 fn chosen(choose: Choose) -> Result<ToolChoice, Refusal> {

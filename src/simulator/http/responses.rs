@@ -19,7 +19,7 @@ use crate::simulator::api::{Message, Refusal, ToolChoice, Usage};
 use crate::simulator::choice::Piece;
 use crate::simulator::reply::Reply;
 use crate::simulator::server::{Simulator, unix_seconds};
-use crate::simulator::tools::{self, Tool};
+use crate::simulator::tools;
 
 #[derive(Deserialize)]
 struct Ask {
@@ -87,7 +87,10 @@ async fn respond(
         inputs: vec![Input::Messages(system.into_iter().chain(input.0).collect())],
         max_tokens: ask.max_output_tokens,
         stream,
-        tools: ask.tools.as_deref().map(offered),
+        tools: ask
+            .tools
+            .as_deref()
+            .map(|t| tools::offered(t, "function", "parameters")),
         tool_choice: ask.tool_choice,
         max_calls: Some(1),
         ..Wish::default()
@@ -118,22 +121,6 @@ async fn respond(
     let reason = choices.first().map_or("stop", |c| c.reply.finish_reason);
     let answer = shape.response(output, Some(reason), Some(usage));
     Ok((id, generate::json(StatusCode::OK, answer.to_string())))
-}
-
-/// The functions among the tools; others (web search, say) cannot be called here and are passed over.
-fn offered(raw: &RawValue) -> Result<Vec<Tool>, String> {
-    if raw.get().len() > 1 << 20 {
-        return Err("tools are larger than 1048576 bytes".to_owned());
-    }
-    let tools: Vec<Value> =
-        serde_json::from_str(raw.get()).map_err(|e| format!("tools must be a list: {e}"))?;
-    let functions = tools
-        .iter()
-        .filter(|t| t.get("type").is_none_or(|kind| kind == "function"));
-    functions
-        .enumerate()
-        .map(|(i, tool)| tools::named(&format!("tools[{i}]"), tool, "parameters"))
-        .collect()
 }
 
 /// What all events of one answer share.

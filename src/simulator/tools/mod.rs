@@ -60,11 +60,7 @@ impl Default for Ranges {
 /// # Errors
 /// What is wrong with them, for a 400.
 pub fn read(raw: &RawValue, skip_validation: bool) -> Result<Vec<Tool>, String> {
-    if raw.get().len() > MAX_BYTES {
-        return Err(format!("tools are larger than {MAX_BYTES} bytes"));
-    }
-    let tools: Vec<Value> =
-        serde_json::from_str(raw.get()).map_err(|e| format!("tools must be a list: {e}"))?;
+    let tools = listed(raw)?;
     if tools.len() > MAX_TOOLS {
         return Err(format!("more than {MAX_TOOLS} tools"));
     }
@@ -89,11 +85,31 @@ fn read_one(i: usize, tool: &Value, skip_validation: bool) -> Result<Tool, Strin
     named(&format!("{at}.function"), function, "parameters")
 }
 
+fn listed(raw: &RawValue) -> Result<Vec<Value>, String> {
+    if raw.get().len() > MAX_BYTES {
+        return Err(format!("tools are larger than {MAX_BYTES} bytes"));
+    }
+    serde_json::from_str(raw.get()).map_err(|e| format!("tools must be a list: {e}"))
+}
+
+/// The tools of type `kind` in a list, with their schemas under `key`; others (web search, say) cannot be called here and
+/// are passed over.
+///
+/// # Errors
+/// The list is too large or none, or a tool has no name.
+pub fn offered(raw: &RawValue, kind: &str, key: &str) -> Result<Vec<Tool>, String> {
+    let tools = listed(raw)?;
+    let own = tools.iter().filter(|t| t.get("type").is_none_or(|k| k == kind));
+    own.enumerate()
+        .map(|(i, tool)| named(&format!("tools[{i}]"), tool, key))
+        .collect()
+}
+
 /// A tool of an object with a name and a schema under `key`.
 ///
 /// # Errors
 /// It has no name.
-pub fn named(at: &str, function: &Value, key: &str) -> Result<Tool, String> {
+fn named(at: &str, function: &Value, key: &str) -> Result<Tool, String> {
     let name = function
         .get("name")
         .and_then(Value::as_str)
