@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::sim_process::SimProcess;
+use crate::support::sim::Sim;
 
 const IDLE: [&str; 3] = [
     "vllm:num_requests_running{model_name=\"m\"} 0",
@@ -14,9 +14,9 @@ const IDLE: [&str; 3] = [
     "vllm:kv_cache_usage_perc{model_name=\"m\"} 0",
 ];
 
-async fn start(args: &[&str]) -> SimProcess {
+async fn start(args: &[&str]) -> Sim {
     let all: Vec<&str> = ["--model", "m"].iter().chain(args).copied().collect();
-    SimProcess::start(&all, &[("POD_IP", "127.0.0.1")]).await
+    Sim::start_with(&all, &[("POD_IP", "127.0.0.1")]).await
 }
 
 fn ask(max_tokens: usize) -> Value {
@@ -48,9 +48,9 @@ async fn a_client_that_stops_reading_keeps_no_slot_and_no_blocks() {
     stuck.read_exact(&mut begun).unwrap();
     assert_eq!(&begun, b"HTTP/1.1 200 OK");
     // Megabytes are due and not taken; the next request has the only slot all the same.
-    assert_eq!(sim.post("/v1/completions", &ask(5)).await.0, 200);
-    sim.until(&IDLE).await;
-    sim.until(&["vllm:request_success_total{finish_reason=\"length\",model_name=\"m\"} 2"])
+    assert_eq!(sim.answered("/v1/completions", &ask(5)).await.0, 200);
+    sim.until_all(&IDLE).await;
+    sim.until_all(&["vllm:request_success_total{finish_reason=\"length\",model_name=\"m\"} 2"])
         .await;
     drop(stuck);
 }
@@ -59,8 +59,8 @@ async fn a_client_that_stops_reading_keeps_no_slot_and_no_blocks() {
 async fn counters_and_histograms_have_what_was_asked_for() {
     let sim = start(&["--mode", "echo", "--block-size", "8", "--kv-cache-size", "16"]).await;
     let body = json!({"model": "m", "prompt": "hello ".repeat(25), "max_tokens": 25});
-    assert_eq!(sim.post("/v1/completions", &body).await.0, 200);
-    sim.until(&[
+    assert_eq!(sim.answered("/v1/completions", &body).await.0, 200);
+    sim.until_all(&[
         "vllm:request_prompt_tokens_bucket{le=\"20\",model_name=\"m\"} 0",
         "vllm:request_prompt_tokens_bucket{le=\"50\",model_name=\"m\"} 1",
         "vllm:request_params_max_tokens_bucket{le=\"20\",model_name=\"m\"} 0",
@@ -78,7 +78,7 @@ async fn counters_and_histograms_have_what_was_asked_for() {
 async fn a_prometheus_parser_reads_the_page() {
     let sim = start(&["--time-to-first-token", "1ms"]).await;
     for _ in 0..3 {
-        assert_eq!(sim.post("/v1/completions", &ask(5)).await.0, 200);
+        assert_eq!(sim.answered("/v1/completions", &ask(5)).await.0, 200);
     }
     let page = sim.page().await;
     // The parser knows no colons in names, which Prometheus allows.
@@ -102,7 +102,7 @@ async fn a_prometheus_parser_reads_the_page() {
 #[tokio::test]
 async fn failures_come_as_told_and_leave_no_trace() {
     let sim = start(&["--failure-injection-rate", "100", "--failure-types", "rate_limit"]).await;
-    let (status, text) = sim.post("/v1/completions", &ask(5)).await;
+    let (status, text) = sim.answered("/v1/completions", &ask(5)).await;
     let error: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((status, &error["error"]["type"]), (429, &json!("RateLimitError")));
     assert!(
@@ -113,7 +113,7 @@ async fn failures_come_as_told_and_leave_no_trace() {
     );
     let page = sim.page().await;
     assert!(!page.contains("request_success_total"), "{page}");
-    sim.until(&IDLE).await;
+    sim.until_all(&IDLE).await;
 }
 
 #[tokio::test]
@@ -122,8 +122,8 @@ async fn made_up_metrics_stand_in_for_the_real_ones() {
         "request-prompt-tokens":[10,20,30],"ttft-buckets-values":[1,2,3],
         "loras":[{"running":"l1,l2","waiting":"l3","timestamp":1257894567},{"running":"","waiting":"","timestamp":1257894569}]}"#;
     let sim = start(&["--fake-metrics", json, "--max-loras", "2"]).await;
-    assert_eq!(sim.post("/v1/completions", &ask(5)).await.0, 200);
-    sim.until(&[
+    assert_eq!(sim.answered("/v1/completions", &ask(5)).await.0, 200);
+    sim.until_all(&[
         "vllm:num_requests_running{model_name=\"m\"} 10",
         "vllm:num_requests_waiting{model_name=\"m\"} 30",
         "vllm:kv_cache_usage_perc{model_name=\"m\"} 0.4",
@@ -183,7 +183,7 @@ async fn requests_wait_for_blocks_and_gauges_end_at_zero_after_any_mix() {
         served += usize::from(status == 200);
     }
     assert!(served >= 20, "{served}");
-    sim.until(&IDLE).await;
+    sim.until_all(&IDLE).await;
 }
 
 #[tokio::test]
@@ -200,9 +200,9 @@ async fn batch_steps_serve_requests_and_refuse_a_constant_first_token() {
     ])
     .await;
     let body = json!({"model": "m", "prompt": "a b c d e f g h i j", "max_tokens": 5, "ignore_eos": true});
-    let answers = futures::future::join_all((0..5).map(|_| sim.post("/v1/completions", &body))).await;
+    let answers = futures::future::join_all((0..5).map(|_| sim.answered("/v1/completions", &body))).await;
     assert!(answers.iter().all(|(status, _)| *status == 200));
-    sim.until(&IDLE).await;
+    sim.until_all(&IDLE).await;
     let refused = std::process::Command::new(env!("CARGO_BIN_EXE_inference-sim"))
         .args([
             "--model",

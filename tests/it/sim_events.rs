@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::epp::in_package;
 use crate::support::ports;
-use crate::support::sim_process::SimProcess;
+use crate::support::sim::Sim;
 
 /// A Python process that prints what it gets.
 struct Reader {
@@ -81,7 +81,7 @@ impl Reader {
     }
 }
 
-async fn sim(reader: &Reader, more: &[&str]) -> SimProcess {
+async fn sim(reader: &Reader, more: &[&str]) -> Sim {
     let endpoint = reader.endpoint();
     let mut args = vec![
         "--model",
@@ -99,7 +99,7 @@ async fn sim(reader: &Reader, more: &[&str]) -> SimProcess {
         &endpoint,
     ];
     args.extend_from_slice(more);
-    SimProcess::start(&args, &[("POD_IP", "10.1.2.3")]).await
+    Sim::start_with(&args, &[("POD_IP", "10.1.2.3")]).await
 }
 
 /// A prompt of `n` tokens, none of which is in one with another name. The echo makes it twice as long.
@@ -114,7 +114,7 @@ async fn messages_have_topic_number_and_events_of_every_block() {
     let sim = sim(&reader, &[]).await;
     // Two blocks of prompt and answer each; the third request makes room for itself.
     for name in ["a", "b", "c"] {
-        assert_eq!(sim.post("/v1/completions", &prompt(name, 8)).await.0, 200);
+        assert_eq!(sim.answered("/v1/completions", &prompt(name, 8)).await.0, 200);
     }
     let mut events = Vec::new();
     let mut number = 1;
@@ -163,7 +163,7 @@ async fn other_layouts_carry_tokens_and_the_port_can_be_in_the_topic() {
             &["--kv-event-format", format, "--kv-event-topic", "ip-port"],
         )
         .await;
-        assert_eq!(sim.post("/v1/completions", &prompt("a", 16)).await.0, 200);
+        assert_eq!(sim.answered("/v1/completions", &prompt("a", 16)).await.0, 200);
         let message = reader.next();
         assert_eq!(message["topic"], format!("kv@10.1.2.3:{}@m", sim.address.port()));
         let event = &message["events"][0];
@@ -198,8 +198,8 @@ async fn a_receiver_that_comes_late_or_back_gets_events() {
         "--zmq-endpoint",
         &late,
     ];
-    let sim = SimProcess::start(&args, &[("POD_IP", "10.1.2.3")]).await;
-    assert_eq!(sim.post("/v1/completions", &prompt("early", 8)).await.0, 200);
+    let sim = Sim::start_with(&args, &[("POD_IP", "10.1.2.3")]).await;
+    assert_eq!(sim.answered("/v1/completions", &prompt("early", 8)).await.0, 200);
     let first = Reader::start(Some(port));
     assert_eq!(first.events(2).len(), 2, "what was waiting is sent");
     drop(first);
@@ -208,7 +208,9 @@ async fn a_receiver_that_comes_late_or_back_gets_events() {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     for i in 0.. {
         assert_eq!(
-            sim.post("/v1/completions", &prompt(&format!("x{i}x"), 8)).await.0,
+            sim.answered("/v1/completions", &prompt(&format!("x{i}x"), 8))
+                .await
+                .0,
             200
         );
         if second.lines.recv_timeout(Duration::from_millis(200)).is_ok() {

@@ -22,7 +22,6 @@ pub mod ports;
 pub mod process;
 pub mod sent;
 pub mod sim;
-pub mod sim_process;
 pub mod tls;
 pub mod upstream;
 

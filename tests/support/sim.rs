@@ -89,13 +89,16 @@ impl Sim {
             .body(body.to_string())
     }
 
+    /// Status and answer as text.
+    pub async fn answered(&self, path: &str, body: &Value) -> (u16, String) {
+        let response = self.post(path, body).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
     /// Status and answer.
     pub async fn json(&self, path: &str, body: &Value) -> (u16, Value) {
-        let response = self.post(path, body).send().await.unwrap();
-        (
-            response.status().as_u16(),
-            serde_json::from_str(&response.text().await.unwrap()).unwrap(),
-        )
+        let (status, text) = self.answered(path, body).await;
+        (status, serde_json::from_str(&text).unwrap())
     }
 
     /// The metrics page.
@@ -105,15 +108,19 @@ impl Sim {
 
     /// Waits until the metrics page has `line`.
     pub async fn until(&self, line: &str) {
+        self.until_all(&[line]).await;
+    }
+
+    /// Waits until the metrics page has all these lines at once.
+    pub async fn until_all(&self, lines: &[&str]) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         loop {
             let page = self.page().await;
-            if page.lines().any(|l| l == line) {
-                return;
-            }
+            let missing = lines.iter().find(|line| !page.lines().any(|l| l == **line));
+            let Some(missing) = missing else { return };
             assert!(
                 tokio::time::Instant::now() < deadline,
-                "no line `{line}` in\n{page}"
+                "no line `{missing}` in\n{page}"
             );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
