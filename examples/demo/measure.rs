@@ -13,13 +13,17 @@ pub fn cpu(pid: u32) -> Option<Duration> {
     schedstat(pid).or_else(|| ticks(pid))
 }
 
+/// Threads that have ended no longer count, so that the sum can fall.
 fn schedstat(pid: u32) -> Option<Duration> {
-    let mut nanos = 0;
-    for task in std::fs::read_dir(format!("/proc/{pid}/task")).ok()? {
+    let nanos = |task: std::io::Result<std::fs::DirEntry>| {
         let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-        nanos += text.split(' ').next()?.parse::<u64>().ok()?;
-    }
-    Some(Duration::from_nanos(nanos))
+        text.split(' ').next()?.parse::<u64>().ok()
+    };
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    tasks
+        .filter_map(nanos)
+        .reduce(|a, b| a + b)
+        .map(Duration::from_nanos)
 }
 
 fn ticks(pid: u32) -> Option<Duration> {
@@ -111,19 +115,21 @@ mod tests {
         assert_eq!(CacheCounters::read("vllm:prefix_cache_hits 5\n"), None);
     }
 
+    /// Of a process with one thread: in this one other tests' threads end, and take their time with them.
     #[test]
     fn a_process_that_computes_uses_cpu() {
-        let own = std::process::id();
-        let (by_schedstat, by_ticks) = (schedstat(own), ticks(own));
-        assert!(by_ticks.is_some(), "every Linux has /proc/<pid>/stat");
-        let before = cpu(own).unwrap();
-        while cpu(own).unwrap() == before {
-            std::hint::black_box(words());
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "while :; do :; done"])
+            .spawn()
+            .unwrap();
+        let pid = child.id();
+        assert!(ticks(pid).is_some(), "every Linux has /proc/<pid>/stat");
+        let before = cpu(pid).unwrap();
+        while cpu(pid).unwrap() <= before {
+            std::thread::yield_now();
         }
-        assert!(by_schedstat.is_none_or(|t| t <= cpu(own).unwrap()));
-    }
-
-    fn words() -> usize {
-        (0..10_000_u64).map(|n| n.to_string().len()).sum()
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(cpu(pid), None, "it is gone");
     }
 }
