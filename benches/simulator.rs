@@ -30,6 +30,12 @@ use tokio::net::TcpStream;
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const STREAMS: usize = 10_000;
+/// Connections of the floor.
+const FLOOR_STREAMS: usize = 1_000;
+/// Bytes of an event on the wire, about.
+const EVENT: usize = 210;
+/// Time over which connections are opened: all at once, they would wait for each other, not for the simulator.
+const OPENING: Duration = Duration::from_secs(2);
 const PROMPT: usize = 100_000;
 
 fn main() {
@@ -44,8 +50,12 @@ fn main() {
     }
     if wanted("tcp") {
         println!("the binary over TCP, its client on the same machine");
+        let floor = runtime.block_on(bare_writes());
+        println!(
+            "  floor: a thread that only writes such events to {FLOOR_STREAMS} connections: {floor:?} a write"
+        );
         for inter_token in [2000, 1000, 500] {
-            runtime.block_on(over_tcp(inter_token));
+            runtime.block_on(over_tcp(inter_token, floor));
         }
     }
 }
@@ -279,8 +289,40 @@ fn memory(pid: u32) -> usize {
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
 }
 
+/// CPU time of this thread.
+fn own_cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// What the kernel takes to send an event over loopback, the receiver's side of TCP included.
+async fn bare_writes() -> Duration {
+    const ROUNDS: usize = 20;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let writer = std::thread::spawn(move || {
+        let mut open: Vec<std::net::TcpStream> =
+            (0..FLOOR_STREAMS).map(|_| listener.accept().unwrap().0).collect();
+        open.iter().for_each(|io| io.set_nodelay(true).unwrap());
+        let before = own_cpu();
+        for _ in 0..ROUNDS {
+            for io in &mut open {
+                std::io::Write::write_all(io, &[b'x'; EVENT]).unwrap();
+            }
+        }
+        (own_cpu() - before) / (ROUNDS * FLOOR_STREAMS) as u32
+    });
+    let mut readers = tokio::task::JoinSet::new();
+    for _ in 0..FLOOR_STREAMS {
+        let mut io = TcpStream::connect(address).await.unwrap();
+        readers.spawn(async move { io.read_to_end(&mut Vec::new()).await.unwrap() });
+    }
+    readers.join_all().await;
+    writer.join().unwrap()
+}
+
 /// Streams over TCP: memory while they wait for the first token, CPU per token, and how late events arrive.
-async fn over_tcp(inter_token: u64) {
+async fn over_tcp(inter_token: u64, floor: Duration) {
     const TOKENS: usize = 8;
     let gap = format!("{inter_token}ms");
     let server = serve(&[
@@ -301,9 +343,10 @@ async fn over_tcp(inter_token: u64) {
     let (idle, cpu_before) = (memory(pid), cpu_of(pid));
     let events = Arc::new(AtomicU64::new(0));
     let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..STREAMS {
+    for i in 0..STREAMS {
         let (request, address, events) = (request.clone(), server.1, events.clone());
         tasks.spawn(async move {
+            tokio::time::sleep(OPENING.mul_f64(i as f64 / STREAMS as f64)).await;
             let mut io = TcpStream::connect(address).await.unwrap();
             io.set_nodelay(true).unwrap();
             let sent = Instant::now();
@@ -338,11 +381,12 @@ async fn over_tcp(inter_token: u64) {
     assert!(all.len() >= STREAMS * TOKENS, "{} events", all.len());
     all.sort_unstable();
     println!(
-        "  {STREAMS} connections, {} tokens/s: {open} bytes of memory each while waiting; CPU to open one {:?}; CPU per \
-         token {:?} (bar 10 us), load {:.0} % of one core; events late by p50 {:?}, p99 {:?}",
+        "  {STREAMS} connections, {} tokens/s: {open} bytes of memory each while waiting (bar 4096); CPU to \
+         open one {:?}; CPU per token {:?} (bar 10 us), {:.2} of the floor; load {:.0} % of one core; events late by p50 {:?}, p99 {:?}",
         STREAMS as u64 * 1000 / inter_token,
         (opened - cpu_before) / STREAMS as u32,
         spent / all.len() as u32,
+        (spent / all.len() as u32).as_secs_f64() / floor.as_secs_f64(),
         100.0 * spent.as_secs_f64() / begun.elapsed().as_secs_f64(),
         percentile(&all, 0.5),
         percentile(&all, 0.99),

@@ -9,5 +9,6 @@ mod certificate;
 pub mod incoming;
 pub mod io;
 pub mod listen;
+pub mod prefixed;
 pub mod tls;
 pub mod tls_reload;

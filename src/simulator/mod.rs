@@ -10,6 +10,7 @@ pub mod api;
 pub mod choice;
 pub mod dataset;
 pub mod engine;
+pub mod events;
 pub mod failure;
 pub mod http;
 pub mod kv_cache;

@@ -28,6 +28,7 @@ mod sim_events;
 mod sim_faults;
 mod sim_start;
 mod sim_tools;
+mod sim_wire;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;

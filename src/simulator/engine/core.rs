@@ -23,6 +23,10 @@ use crate::simulator::metrics::page::Gauges;
 /// Requests that may go before the first one in the queue, per slot and in any case.
 const PATIENCE: (usize, usize) = (4, 64);
 
+/// Time between two turns of the thread, at least: what comes due in between is handed out together, this much late at
+/// most. A turn costs more than a token.
+const GRAIN: Nanos = 1_000_000;
+
 /// The state of an engine.
 pub struct Core {
     pub(super) config: Config,
@@ -51,6 +55,8 @@ pub struct Core {
     pub(super) wakes: Vec<Arc<Cell>>,
     /// What the thread waits for, while it waits.
     pub(super) sleeping: Option<Nanos>,
+    /// When the thread may have its next turn.
+    pub(super) next_turn: Nanos,
     pub(super) ended: bool,
 }
 
@@ -80,6 +86,7 @@ impl Core {
             since_1970,
             wakes: Vec::new(),
             sleeping: None,
+            next_turn: 0,
             ended: false,
             config,
         }
@@ -203,19 +210,20 @@ impl Core {
 
     /// The thread sleeps until then; `None`: until it is woken.
     pub fn sleep(&mut self) -> Option<Nanos> {
-        let due = self.next_due();
-        self.sleeping = Some(due.unwrap_or(Nanos::MAX));
-        due
+        let until = self.next_due().map(|due| due.max(self.next_turn));
+        self.sleeping = Some(until.unwrap_or(Nanos::MAX));
+        until
     }
 
     /// The thread is awake.
-    pub fn awake(&mut self) {
+    pub fn awake(&mut self, now: Nanos) {
         self.sleeping = None;
+        self.next_turn = now.saturating_add(GRAIN);
     }
 
     /// Is there something to do before the thread would wake up?
     pub fn is_earlier(&self) -> bool {
-        let due = self.next_due().unwrap_or(Nanos::MAX);
+        let due = self.next_due().unwrap_or(Nanos::MAX).max(self.next_turn);
         self.sleeping.is_some_and(|until| due < until)
     }
 

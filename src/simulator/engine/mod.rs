@@ -151,7 +151,10 @@ impl Shared {
     fn change<R>(&self, change: impl FnOnce(&mut Core, u64) -> R) -> R {
         let (result, wakes, earlier) = {
             let mut core = self.core.lock();
-            let result = change(&mut core, self.now());
+            let now = self.now();
+            let result = change(&mut core, now);
+            // What takes no time is there at once, without a turn of the thread.
+            core.advance(now, AT_ONCE);
             (result, core.take_wakes(), core.is_earlier())
         };
         if earlier {
@@ -183,7 +186,7 @@ impl Shared {
                 }
                 None => self.earlier.wait(&mut core),
             }
-            core.awake();
+            core.awake(self.now());
         }
     }
 }

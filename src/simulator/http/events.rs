@@ -1,20 +1,22 @@
 //! Answers as server-sent events: the pieces of all choices as they come, then what the protocol says at the end.
 //! Pieces are pulled by the connection: a client that leaves drops the stream, and with it what it holds.
 
-use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use axum::body::{Body, Bytes};
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use futures::stream::{self, BoxStream, SelectAll, StreamExt};
 
 use super::order::{Order, Starting};
 use crate::simulator::api::Refusal;
 use crate::simulator::api::answer::Usage;
 use crate::simulator::choice::{Choice, Piece};
+use crate::simulator::events::{self, Events};
 use crate::simulator::reply::Reply;
 use crate::simulator::server::Simulator;
+
+/// Bytes of events that are written at once, about: others get their turn in between.
+const AT_ONCE: usize = 16 * 1024;
 
 /// How a protocol writes a stream. Every text is whole frames; empty: nothing is written.
 pub trait Writer: Send + 'static {
@@ -54,7 +56,7 @@ pub async fn respond<W: Writer>(
     let mut choices = SelectAll::new();
     choices.push(run(Box::pin(std::future::ready(Ok(first?)))));
     rest.into_iter().for_each(|starting| choices.push(run(starting)));
-    let streaming = Streaming {
+    Ok(events::respond(Streaming {
         usage: Usage {
             prompt: order.prompt_tokens,
             ..Usage::default()
@@ -63,16 +65,7 @@ pub async fn respond<W: Writer>(
         writer,
         choices,
         over: false,
-    };
-    let frames = stream::unfold(streaming, |mut s| async move {
-        let frame = s.next().await?;
-        Some((Ok::<_, Infallible>(frame), s))
-    });
-    let headers = [
-        (header::CONTENT_TYPE, "text/event-stream"),
-        (header::CACHE_CONTROL, "no-cache"),
-    ];
-    Ok((headers, Body::from_stream(frames)).into_response())
+    }))
 }
 
 /// Where a choice stands.
@@ -105,30 +98,41 @@ fn run(starting: Starting) -> BoxStream<'static, Event> {
 }
 
 impl<W: Writer> Streaming<W> {
-    /// The next frames, none of them empty.
-    async fn next(&mut self) -> Option<Bytes> {
-        while !self.over {
-            let text = match self.choices.next().await {
-                Some(Event::Piece(index, reply, piece)) => self.writer.piece(index, &reply, &piece),
-                Some(Event::Ended(choice)) => {
-                    self.order.add(&mut self.usage, &choice);
-                    continue;
-                }
-                Some(Event::Failed(refusal)) => {
-                    self.over = true;
-                    self.choices.clear();
-                    self.writer.fail(&refusal)
-                }
-                None => {
-                    self.over = true;
-                    self.writer.end(self.usage)
-                }
-            };
-            if !text.is_empty() {
-                return Some(text.into());
+    /// The frames of what happens next; `None`: nothing more will.
+    fn frames(&mut self, event: Option<Event>) -> String {
+        match event {
+            Some(Event::Piece(index, reply, piece)) => self.writer.piece(index, &reply, &piece),
+            Some(Event::Ended(choice)) => {
+                self.order.add(&mut self.usage, &choice);
+                String::new()
+            }
+            Some(Event::Failed(refusal)) => {
+                self.over = true;
+                self.choices.clear();
+                self.writer.fail(&refusal)
+            }
+            None => {
+                self.over = true;
+                self.writer.end(self.usage)
             }
         }
-        None
+    }
+}
+
+impl<W: Writer> Events for Streaming<W> {
+    fn poll(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<bool> {
+        let before = out.len();
+        while !self.over && out.len() - before < AT_ONCE {
+            let Poll::Ready(event) = self.choices.poll_next_unpin(cx) else {
+                break;
+            };
+            out.extend_from_slice(self.frames(event).as_bytes());
+        }
+        if out.len() > before || self.over {
+            Poll::Ready(!self.over)
+        } else {
+            Poll::Pending
+        }
     }
 }
 
