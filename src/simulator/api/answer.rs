@@ -64,6 +64,19 @@ const HAND_OVER: KvHandOver = KvHandOver {
     tp_size: 1,
 };
 
+impl KvHandOver {
+    /// As JSON.
+    pub fn json() -> String {
+        // A struct of texts and numbers always has a JSON form.
+        serde_json::to_string(&HAND_OVER).unwrap_or_default()
+    }
+
+    /// Host and port.
+    pub fn address() -> (&'static str, u16) {
+        (HAND_OVER.remote_host, HAND_OVER.remote_port)
+    }
+}
+
 /// The same as v0.5.0 has it, among the top-level keys.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct FlatHandOver {

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use futures::stream::{self, BoxStream, SelectAll, StreamExt};
+use futures::stream::{self, StreamExt};
 
-use super::order::{Order, Starting};
+use super::order::Order;
 use crate::simulator::api::Refusal;
 use crate::simulator::api::answer::Usage;
-use crate::simulator::choice::{Choice, Piece};
+use crate::simulator::choice::Piece;
+use crate::simulator::pieces::{self, Event, Pieces};
 use crate::simulator::reply::Reply;
 use crate::simulator::server::Simulator;
 
@@ -26,17 +27,10 @@ pub trait Writer: Send + 'static {
     fn fail(&mut self, refusal: &Refusal) -> String;
 }
 
-/// What happens to a choice.
-enum Event {
-    Piece(usize, Arc<Reply>, Piece),
-    Ended(Box<Choice>),
-    Failed(Refusal),
-}
-
 struct Streaming<W> {
     order: Order,
     writer: W,
-    choices: SelectAll<BoxStream<'static, Event>>,
+    choices: Pieces,
     usage: Usage,
     over: bool,
 }
@@ -50,10 +44,7 @@ pub async fn respond<W: Writer>(
     mut order: Order,
     writer: W,
 ) -> Result<Response, Refusal> {
-    let (first, _, rest) = futures::future::select_all(order.start(sim)).await;
-    let mut choices = SelectAll::new();
-    choices.push(run(Box::pin(std::future::ready(Ok(first?)))));
-    rest.into_iter().for_each(|starting| choices.push(run(starting)));
+    let choices = pieces::begin(order.start(sim)).await?;
     let streaming = Streaming {
         usage: Usage {
             prompt: order.prompt_tokens,
@@ -75,41 +66,12 @@ pub async fn respond<W: Writer>(
     Ok((headers, Body::from_stream(frames)).into_response())
 }
 
-/// Where a choice stands.
-enum Stand {
-    Starting(Starting),
-    Running(Box<Choice>),
-    Over,
-}
-
-/// The events of one choice.
-fn run(starting: Starting) -> BoxStream<'static, Event> {
-    stream::unfold(Stand::Starting(starting), |stand| async move {
-        let mut choice = match stand {
-            Stand::Over => return None,
-            Stand::Running(choice) => choice,
-            Stand::Starting(starting) => match starting.await {
-                Ok(choice) => Box::new(choice),
-                Err(refusal) => return Some((Event::Failed(refusal), Stand::Over)),
-            },
-        };
-        match choice.next().await {
-            Some(piece) => {
-                let event = Event::Piece(choice.index, choice.reply.clone(), piece);
-                Some((event, Stand::Running(choice)))
-            }
-            None => Some((Event::Ended(choice), Stand::Over)),
-        }
-    })
-    .boxed()
-}
-
 impl<W: Writer> Streaming<W> {
     /// The next frames, none of them empty.
     async fn next(&mut self) -> Option<Bytes> {
         while !self.over {
             let text = match self.choices.next().await {
-                Some(Event::Piece(index, reply, piece)) => self.writer.piece(index, &reply, &piece),
+                Some(Event::Piece(of, piece)) => self.writer.piece(of.index, &of.reply, &piece),
                 Some(Event::Ended(choice)) => {
                     self.order.add(&mut self.usage, &choice);
                     continue;
