@@ -2,6 +2,7 @@
 //! pieces. A choice that is dropped gives back what it holds.
 
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use super::api::Refusal;
 use super::reply::{self, Question, Reply};
@@ -94,19 +95,19 @@ impl Choice {
         self.finish();
     }
 
-    /// The next piece, after the wait before it; `None` when there is no more.
-    pub async fn next(&mut self) -> Option<Piece> {
-        match self.stage {
+    /// The next piece, when its time has come; `None` when there is no more.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Piece>> {
+        Poll::Ready(match self.stage {
             Stage::Done => None,
             Stage::Reason => {
                 if self.reply.text.is_empty() && !self.below_threshold {
-                    self.advance(1).await;
+                    ready!(self.poll_advance(cx, 1));
                 }
                 self.finish();
                 Some(Piece::End(self.reply.finish_reason))
             }
             Stage::Text(at) => {
-                self.advance(1).await;
+                ready!(self.poll_advance(cx, 1));
                 let last = at + 1 == self.reply.text.len();
                 let told = last && self.reply.finish_reason == "length";
                 self.stage = if last { Stage::Reason } else { Stage::Text(at + 1) };
@@ -119,7 +120,7 @@ impl Choice {
                 let arguments = self.reply.calls[call].arguments.len();
                 // The tokens around the arguments come with the first fragment.
                 let around = self.reply.calls[call].tokens() - arguments;
-                self.advance(if at == 0 { around + 1 } else { 1 }).await;
+                ready!(self.poll_advance(cx, if at == 0 { around + 1 } else { 1 }));
                 let last = at + 1 >= arguments;
                 self.stage = if last {
                     Stage::Call(call + 1, 0)
@@ -131,12 +132,13 @@ impl Choice {
                 }
                 Some(Piece::Fragment(call, at, last))
             }
-        }
+        })
     }
 
-    async fn advance(&mut self, n: usize) {
-        if let Some(run) = self.run.as_mut() {
-            run.advance(n).await;
+    fn poll_advance(&mut self, cx: &mut Context<'_>, n: usize) -> Poll<()> {
+        match self.run.as_mut() {
+            Some(run) => run.poll_advance(cx, n),
+            None => Poll::Ready(()),
         }
     }
 

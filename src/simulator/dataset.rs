@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use sha2::{Digest, Sha256};
 
 use super::tokenizer::Tokens;
 
@@ -110,15 +111,13 @@ pub struct Dataset {
 
 /// The key of a prompt: SHA-256 over its messages as `### role:`, new line, content, new line.
 pub fn prompt_hash<'a>(messages: impl Iterator<Item = (&'a str, &'a str)>) -> [u8; 32] {
-    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    let mut hash = Sha256::new();
     for (role, content) in messages {
         for part in ["### ", role, ":\n", content, "\n"] {
-            context.update(part.as_bytes());
+            hash.update(part.as_bytes());
         }
     }
-    let mut hash = [0; 32];
-    hash.copy_from_slice(context.finish().as_ref());
-    hash
+    hash.finalize().into()
 }
 
 impl Dataset {
@@ -370,8 +369,10 @@ mod tests {
     #[test]
     fn the_key_is_over_roles_and_contents() {
         let hash = prompt_hash([("user", "hello")].into_iter());
-        let expected = ring::digest::digest(&ring::digest::SHA256, b"### user:\nhello\n");
-        assert_eq!(hash, expected.as_ref());
+        let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        // As `sha256sum` says.
+        let expected = "831746c32202af1fbf174042b46be240367512984e3771989c98ddb9463ef09c";
+        assert_eq!(hex, expected);
     }
 
     #[test]

@@ -52,6 +52,12 @@ pub fn of<'a>(
     }
 }
 
+/// Of one token by its id: its own log-probability, then the alternatives, `wanted` in all.
+pub fn of_id(id: u32, at: usize, wanted: usize) -> (f64, Vec<(u32, f64)>) {
+    let alternative = |j: usize| (id.wrapping_add(j as u32), value(at, j));
+    (value(at, 0), (0..wanted).map(alternative).collect())
+}
+
 fn chat(token: &str, at: usize, wanted: usize) -> ChatLogprob {
     let entry = |token: String, logprob: f64, top_logprobs| ChatLogprob {
         bytes: token.clone().into_bytes(),
@@ -87,6 +93,11 @@ mod tests {
                     {"token": "b", "logprob": -1.2, "bytes": [98]},
                     {"token": "b_1", "logprob": -1.7, "bytes": [98, 95, 49]}]}]})
         );
+    }
+
+    #[test]
+    fn alternatives_by_id_are_the_ids_that_follow() {
+        assert_eq!(of_id(u32::MAX, 1, 2), (-1.1, vec![(u32::MAX, -1.1), (0, -1.6)]));
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! F6: a vLLM look-alike with no GPU: the same API, the same metrics, a latency model. Started by `app::sim`.
 //!
-//! [`serve`] takes connections -> [`http`] reads a request and checks it ([`api`], [`tools`]) -> [`tokenizer`] cuts
-//! the prompt -> [`reply`] decides what to say ([`text`], [`dataset`], [`tools`]) -> [`machine`] hashes its blocks and
+//! [`serve`] takes connections -> [`http`] or [`grpc`] reads a request ([`api`], [`tools`]), [`order`] checks it ->
+//! [`tokenizer`] cuts the prompt -> [`reply`] decides what to say ([`text`], [`dataset`], [`tools`]) -> [`machine`] hashes its blocks and
 //! [`work`] hands a job to the [`engine`], which gives it a slot or a place in the queue, its blocks of the [`kv_cache`]
 //! and its times from [`latency`], counts it into [`metrics`] and tells others through [`kv_events`] -> [`choice`] hands
-//! the pieces out as they come due -> [`http`] shapes them.
+//! the pieces out as they come due ([`pieces`]: those of all choices) -> [`http`] or [`grpc`] shapes them.
 
 pub mod api;
 pub mod choice;
@@ -12,6 +12,7 @@ pub mod dataset;
 pub mod engine;
 pub mod events;
 pub mod failure;
+pub mod grpc;
 pub mod http;
 pub mod kv_cache;
 pub mod kv_events;
@@ -19,6 +20,8 @@ pub mod latency;
 pub mod logprobs;
 pub mod machine;
 pub mod metrics;
+pub mod order;
+pub mod pieces;
 pub mod reply;
 pub mod serve;
 pub mod server;

@@ -2,6 +2,7 @@
 //! time has come. Dropping a run gives everything back. Called by [`super::choice`].
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::api::Refusal;
@@ -92,10 +93,13 @@ fn ids_of<'a>(prompt: &'a Tokens, reply: &'a Reply) -> impl Iterator<Item = u32>
 }
 
 impl Run {
-    /// Waits until `n` more tokens are there. They may have been there for long.
-    pub async fn advance(&mut self, n: usize) {
-        self.taken += n;
-        self.ticket.reach(self.taken).await;
+    /// Waits until `n` more tokens are there, and takes them. They may have been there for long.
+    pub fn poll_advance(&mut self, cx: &mut Context<'_>, n: usize) -> Poll<()> {
+        let ready = self.ticket.poll_reach(cx, self.taken + n);
+        if ready.is_ready() {
+            self.taken += n;
+        }
+        ready
     }
 
     /// Waits until all are there.

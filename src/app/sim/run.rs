@@ -16,6 +16,7 @@ use crate::net::listen::{self, BindError, Reach};
 use crate::net::tls::ServerTls;
 use crate::simulator::Config;
 use crate::simulator::dataset::{Dataset, DatasetError};
+use crate::simulator::grpc;
 use crate::simulator::http;
 use crate::simulator::kv_events::publisher;
 use crate::simulator::machine::Machine;
@@ -104,7 +105,7 @@ async fn serve_all(settings: Settings) -> Result<(), RunError> {
             tls = tls.is_some(),
             "Serving"
         );
-        let router = http::router(simulator.clone());
+        let router = http::router(simulator.clone()).merge(grpc::router(simulator.clone())?);
         servers.spawn(serve(
             listener,
             tls.clone(),

@@ -64,6 +64,19 @@ const HAND_OVER: KvHandOver = KvHandOver {
     tp_size: 1,
 };
 
+impl KvHandOver {
+    /// As JSON.
+    pub fn json() -> String {
+        // A struct of texts and numbers always has a JSON form.
+        serde_json::to_string(&HAND_OVER).unwrap_or_default()
+    }
+
+    /// Host and port.
+    pub fn address() -> (&'static str, u16) {
+        (HAND_OVER.remote_host, HAND_OVER.remote_port)
+    }
+}
+
 /// The same as v0.5.0 has it, among the top-level keys.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct FlatHandOver {
@@ -177,7 +190,7 @@ pub struct Whole {
 
 /// One part of a choice.
 #[derive(Clone, Debug, Default)]
-pub struct Part {
+pub struct Part<'a> {
     /// Number of the choice.
     pub index: usize,
     /// Why it ended, if it has.
@@ -185,7 +198,7 @@ pub struct Part {
     /// Says who speaks.
     pub role: bool,
     /// What is said.
-    pub text: String,
+    pub text: &'a str,
     /// What is called.
     pub tool_call: Option<ToolCall>,
     /// Log-probabilities, where wanted.
@@ -233,8 +246,8 @@ pub struct Envelope {
 }
 
 #[derive(Serialize)]
-struct Document<'a> {
-    id: &'a str,
+struct Document<'a, Choices> {
+    id: Cow<'a, str>,
     created: u64,
     model: &'a str,
     usage: Option<Usage>,
@@ -243,7 +256,7 @@ struct Document<'a> {
     kv_transfer_params: Option<Option<KvHandOver>>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     flat: Option<FlatHandOver>,
-    choices: &'a [Choice<'a>],
+    choices: Choices,
 }
 
 impl Envelope {
@@ -265,11 +278,12 @@ impl Envelope {
                 logprobs: c.logprobs.as_ref(),
             })
             .collect();
-        self.document(false, &choices, Some(usage))
+        // Structs of texts and finite numbers always have a JSON form.
+        serde_json::to_string(&self.document(false, choices, Some(usage))).unwrap_or_default()
     }
 
-    /// An event with a part of a choice, as JSON.
-    pub fn part(&self, part: &Part) -> String {
+    /// An event with a part of a choice.
+    pub fn part<'a>(&'a self, part: &'a Part<'a>) -> impl Serialize + 'a {
         let chat = self.endpoint == Endpoint::Chat;
         let choice = Choice {
             index: part.index,
@@ -277,21 +291,26 @@ impl Envelope {
             message: None,
             delta: chat.then(|| Speech {
                 role: part.role.then_some("assistant"),
-                content: &part.text,
+                content: part.text,
                 tool_calls: part.tool_call.as_slice(),
             }),
-            text: (!chat).then_some(&part.text),
+            text: (!chat).then_some(part.text),
             logprobs: part.logprobs.as_ref(),
         };
-        self.document(true, &[choice], None)
+        self.document(true, [choice], None)
     }
 
-    /// The event that carries usage, as JSON.
-    pub fn usage(&self, usage: Usage) -> String {
-        self.document(true, &[], Some(usage))
+    /// The event that carries usage.
+    pub fn usage(&self, usage: Usage) -> impl Serialize + '_ {
+        self.document(true, [(); 0], Some(usage))
     }
 
-    fn document(&self, event: bool, choices: &[Choice], usage: Option<Usage>) -> String {
+    fn document<Choices: Serialize>(
+        &self,
+        event: bool,
+        choices: Choices,
+        usage: Option<Usage>,
+    ) -> Document<'_, Choices> {
         let object = match (self.endpoint, event) {
             (Endpoint::Text, _) => "text_completion",
             (Endpoint::Chat, false) => "chat.completion",
@@ -302,8 +321,8 @@ impl Envelope {
             true => Cow::Owned(format!("chatcmpl-{}", Uuid::new_v4())),
             false => Cow::Borrowed(self.id.as_str()),
         };
-        let document = Document {
-            id: &id,
+        Document {
+            id,
             created: self.created,
             model: &self.model,
             usage,
@@ -311,9 +330,7 @@ impl Envelope {
             kv_transfer_params: (!event && !self.flat).then(|| self.hand_over.then_some(HAND_OVER)),
             flat: (self.flat && self.hand_over).then_some(FLAT_HAND_OVER),
             choices,
-        };
-        // Structs of texts and finite numbers always have a JSON form.
-        serde_json::to_string(&document).unwrap_or_default()
+        }
     }
 }
 
@@ -342,6 +359,10 @@ mod tests {
         }
     }
 
+    fn text(event: impl Serialize) -> String {
+        serde_json::to_string(&event).unwrap()
+    }
+
     const USAGE: Usage = Usage {
         prompt: 2,
         completion: 1,
@@ -367,11 +388,11 @@ mod tests {
             ..Part::default()
         };
         assert_eq!(
-            envelope(Endpoint::Chat).part(&part),
+            text(envelope(Endpoint::Chat).part(&part)),
             r#"{"id":"x","created":7,"model":"m","usage":null,"object":"chat.completion.chunk","choices":[{"index":0,"finish_reason":null,"delta":{"role":"assistant","content":""}}]}"#
         );
         assert_eq!(
-            envelope(Endpoint::Text).usage(USAGE),
+            text(envelope(Endpoint::Text).usage(USAGE)),
             r#"{"id":"x","created":7,"model":"m","usage":{"prompt_tokens":2,"completion_tokens":1,"total_tokens":3},"object":"text_completion","choices":[]}"#
         );
     }

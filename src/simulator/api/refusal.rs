@@ -62,17 +62,21 @@ impl Refusal {
     }
 
     /// The error body.
-    pub fn json(&self) -> String {
-        let body = Body {
+    pub fn body(&self) -> impl Serialize {
+        Body {
             error: Error {
                 message: &self.message,
                 r#type: self.kind(),
                 param: self.param,
                 code: self.status,
             },
-        };
+        }
+    }
+
+    /// The error body as text.
+    pub fn json(&self) -> String {
         // A struct of texts and numbers always has a JSON form.
-        serde_json::to_string(&body).unwrap_or_default()
+        serde_json::to_string(&self.body()).unwrap_or_default()
     }
 
     /// The error body in the shape of Anthropic's Messages API.

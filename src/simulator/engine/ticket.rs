@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use futures::task::AtomicWaker;
 
@@ -99,7 +99,7 @@ impl Ticket {
 
     /// Waits for the job to run.
     pub async fn started(&self) -> Started {
-        self.until(|stage, _| stage != WAITING).await;
+        std::future::poll_fn(|cx| self.poll_until(cx, |stage, _| stage != WAITING)).await;
         Started {
             cached: self.cell.cached(),
             below_threshold: self.cell.stage() == BELOW_THRESHOLD,
@@ -108,8 +108,14 @@ impl Ticket {
 
     /// Waits until so many tokens are there, or all there will be. They may have been there for long.
     pub async fn reach(&self, tokens: usize) {
-        self.until(|stage, produced| stage > RUNNING || (stage == RUNNING && produced as usize >= tokens))
-            .await;
+        std::future::poll_fn(|cx| self.poll_reach(cx, tokens)).await;
+    }
+
+    /// The same, for whoever polls.
+    pub fn poll_reach(&self, cx: &mut Context<'_>, tokens: usize) -> Poll<()> {
+        self.poll_until(cx, |stage, produced| {
+            stage > RUNNING || (stage == RUNNING && produced as usize >= tokens)
+        })
     }
 
     /// Tokens that are there.
@@ -117,17 +123,14 @@ impl Ticket {
         self.cell.produced.load(Ordering::Acquire) as usize
     }
 
-    async fn until(&self, enough: impl Fn(u8, u32) -> bool) {
+    fn poll_until(&self, cx: &mut Context<'_>, enough: impl Fn(u8, u32) -> bool) -> Poll<()> {
         let enough = || enough(self.cell.stage(), self.cell.produced.load(Ordering::Acquire));
-        std::future::poll_fn(|cx| {
-            if enough() {
-                return Poll::Ready(());
-            }
-            self.cell.waker.register(cx.waker());
-            // What has happened before the waker was there is seen now.
-            if enough() { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+        if enough() {
+            return Poll::Ready(());
+        }
+        self.cell.waker.register(cx.waker());
+        // What has happened before the waker was there is seen now.
+        if enough() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

@@ -43,14 +43,37 @@ impl Whole {
         }
         serde_json::from_slice(&self.bytes)
     }
+
+    /// The body; its place is free once the bytes are dropped.
+    pub fn into_bytes(self) -> Bytes {
+        Bytes::from_owner(self)
+    }
+}
+
+impl AsRef<[u8]> for Whole {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// Reads a body.
 ///
 /// # Errors
 /// 413 when it is too large, 408 when it comes too slowly, 400 when it breaks off.
-pub async fn read(sim: &Simulator, headers: &HeaderMap, mut body: Body) -> Result<Whole, Refusal> {
-    let limit = sim.config.max_body;
+pub async fn read(sim: &Simulator, headers: &HeaderMap, body: Body) -> Result<Whole, Refusal> {
+    read_within(sim, sim.config.max_body, headers, body).await
+}
+
+/// Reads a body of at most `limit` bytes.
+///
+/// # Errors
+/// As those of [`read`].
+pub async fn read_within(
+    sim: &Simulator,
+    limit: usize,
+    headers: &HeaderMap,
+    mut body: Body,
+) -> Result<Whole, Refusal> {
     let announced = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok()?.parse::<usize>().ok());

@@ -5,40 +5,35 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::response::Response;
-use futures::stream::{self, BoxStream, SelectAll, StreamExt};
+use futures::StreamExt;
+use serde::Serialize;
 
-use super::order::{Order, Starting};
 use crate::simulator::api::Refusal;
 use crate::simulator::api::answer::Usage;
-use crate::simulator::choice::{Choice, Piece};
+use crate::simulator::choice::Piece;
 use crate::simulator::events::{self, Events};
+use crate::simulator::order::Order;
+use crate::simulator::pieces::{self, Event, Pieces};
 use crate::simulator::reply::Reply;
 use crate::simulator::server::Simulator;
 
 /// Bytes of events that are written at once, about: others get their turn in between.
 const AT_ONCE: usize = 16 * 1024;
 
-/// How a protocol writes a stream. Every text is whole frames; empty: nothing is written.
+/// How a protocol writes a stream: whole frames, or nothing.
 pub trait Writer: Send + 'static {
     /// A piece of the choice of this number.
-    fn piece(&mut self, index: usize, reply: &Reply, piece: &Piece) -> String;
+    fn piece(&mut self, out: &mut Vec<u8>, index: usize, reply: &Reply, piece: &Piece);
     /// After the last piece of all choices.
-    fn end(&mut self, usage: Usage) -> String;
+    fn end(&mut self, out: &mut Vec<u8>, usage: Usage);
     /// Instead of all that follows.
-    fn fail(&mut self, refusal: &Refusal) -> String;
-}
-
-/// What happens to a choice.
-enum Event {
-    Piece(usize, Arc<Reply>, Piece),
-    Ended(Box<Choice>),
-    Failed(Refusal),
+    fn fail(&mut self, out: &mut Vec<u8>, refusal: &Refusal);
 }
 
 struct Streaming<W> {
     order: Order,
     writer: W,
-    choices: SelectAll<BoxStream<'static, Event>>,
+    choices: Pieces,
     usage: Usage,
     over: bool,
 }
@@ -52,10 +47,7 @@ pub async fn respond<W: Writer>(
     mut order: Order,
     writer: W,
 ) -> Result<Response, Refusal> {
-    let (first, _, rest) = futures::future::select_all(order.start(sim)).await;
-    let mut choices = SelectAll::new();
-    choices.push(run(Box::pin(std::future::ready(Ok(first?)))));
-    rest.into_iter().for_each(|starting| choices.push(run(starting)));
+    let choices = pieces::begin(order.start(sim)).await?;
     Ok(events::respond(Streaming {
         usage: Usage {
             prompt: order.prompt_tokens,
@@ -68,52 +60,19 @@ pub async fn respond<W: Writer>(
     }))
 }
 
-/// Where a choice stands.
-enum Stand {
-    Starting(Starting),
-    Running(Box<Choice>),
-    Over,
-}
-
-/// The events of one choice.
-fn run(starting: Starting) -> BoxStream<'static, Event> {
-    stream::unfold(Stand::Starting(starting), |stand| async move {
-        let mut choice = match stand {
-            Stand::Over => return None,
-            Stand::Running(choice) => choice,
-            Stand::Starting(starting) => match starting.await {
-                Ok(choice) => Box::new(choice),
-                Err(refusal) => return Some((Event::Failed(refusal), Stand::Over)),
-            },
-        };
-        match choice.next().await {
-            Some(piece) => {
-                let event = Event::Piece(choice.index, choice.reply.clone(), piece);
-                Some((event, Stand::Running(choice)))
-            }
-            None => Some((Event::Ended(choice), Stand::Over)),
-        }
-    })
-    .boxed()
-}
-
 impl<W: Writer> Streaming<W> {
-    /// The frames of what happens next; `None`: nothing more will.
-    fn frames(&mut self, event: Option<Event>) -> String {
+    /// Writes what happens next; `None`: nothing more will.
+    fn write(&mut self, out: &mut Vec<u8>, event: Option<Event>) {
         match event {
-            Some(Event::Piece(index, reply, piece)) => self.writer.piece(index, &reply, &piece),
-            Some(Event::Ended(choice)) => {
-                self.order.add(&mut self.usage, &choice);
-                String::new()
-            }
+            Some(Event::Piece(of, piece)) => self.writer.piece(out, of.index, &of.reply, &piece),
+            Some(Event::Ended(choice)) => self.order.add(&mut self.usage, &choice),
             Some(Event::Failed(refusal)) => {
                 self.over = true;
-                self.choices.clear();
-                self.writer.fail(&refusal)
+                self.writer.fail(out, &refusal);
             }
             None => {
                 self.over = true;
-                self.writer.end(self.usage)
+                self.writer.end(out, self.usage);
             }
         }
     }
@@ -126,7 +85,7 @@ impl<W: Writer> Events for Streaming<W> {
             let Poll::Ready(event) = self.choices.poll_next_unpin(cx) else {
                 break;
             };
-            out.extend_from_slice(self.frames(event).as_bytes());
+            self.write(out, event);
         }
         if out.len() > before || self.over {
             Poll::Ready(!self.over)
@@ -136,12 +95,25 @@ impl<W: Writer> Events for Streaming<W> {
     }
 }
 
+/// The last frame of most protocols.
+pub const DONE: &[u8] = b"data: [DONE]\n\n";
+
 /// One frame without a name.
-pub fn frame(json: &str) -> String {
-    format!("data: {json}\n\n")
+pub fn frame(out: &mut Vec<u8>, data: &impl Serialize) {
+    out.extend_from_slice(b"data: ");
+    json(out, data);
 }
 
 /// One frame with a name.
-pub fn named(name: &str, json: &str) -> String {
-    format!("event: {name}\ndata: {json}\n\n")
+pub fn named(out: &mut Vec<u8>, name: &str, data: &impl Serialize) {
+    out.extend_from_slice(b"event: ");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\ndata: ");
+    json(out, data);
+}
+
+fn json(out: &mut Vec<u8>, data: &impl Serialize) {
+    // Texts, numbers, and objects of them always have a JSON form, and memory takes all that is written.
+    let _ = serde_json::to_writer(&mut *out, data);
+    out.extend_from_slice(b"\n\n");
 }

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Request as HttpRequest, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::events::{self, Writer, frame};
+use super::events::{self, DONE, Writer, frame};
 use super::order::{self, Input, Order, Wish};
 use super::{body, with_headers};
 use crate::base::flags::parse_bool;
@@ -217,7 +217,7 @@ impl Pieces {
 }
 
 impl Writer for Pieces {
-    fn piece(&mut self, index: usize, reply: &Reply, piece: &Piece) -> String {
+    fn piece(&mut self, out: &mut Vec<u8>, index: usize, reply: &Reply, piece: &Piece) {
         let mut part = Part {
             index,
             ..Part::default()
@@ -229,7 +229,7 @@ impl Writer for Pieces {
                 let offset;
                 (offset, first) = self.count(index, token.len());
                 part.logprobs = self.logprobs(token, *at, offset);
-                part.text = token.to_owned();
+                part.text = token;
                 part.finish_reason = *reason;
             }
             Piece::Fragment(number, at, last) => {
@@ -240,26 +240,27 @@ impl Writer for Pieces {
             }
             Piece::End(reason) => part.finish_reason = Some(reason),
         }
-        let mut out = String::new();
         if first && self.envelope.endpoint == Endpoint::Chat {
             let role = Part {
                 index,
                 role: true,
                 ..Part::default()
             };
-            out = frame(&self.envelope.part(&role));
+            frame(out, &self.envelope.part(&role));
         }
-        out.push_str(&frame(&self.envelope.part(&part)));
-        out
+        frame(out, &self.envelope.part(&part));
     }
 
-    fn end(&mut self, usage: Usage) -> String {
-        let usage = self.include_usage.then(|| frame(&self.envelope.usage(usage)));
-        usage.unwrap_or_default() + "data: [DONE]\n\n"
+    fn end(&mut self, out: &mut Vec<u8>, usage: Usage) {
+        if self.include_usage {
+            frame(out, &self.envelope.usage(usage));
+        }
+        out.extend_from_slice(DONE);
     }
 
-    fn fail(&mut self, refusal: &Refusal) -> String {
-        frame(&refusal.json()) + "data: [DONE]\n\n"
+    fn fail(&mut self, out: &mut Vec<u8>, refusal: &Refusal) {
+        frame(out, &refusal.body());
+        out.extend_from_slice(DONE);
     }
 }
 

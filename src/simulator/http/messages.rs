@@ -184,72 +184,72 @@ struct Events {
     reason: Option<&'static str>,
 }
 
-fn event(kind: &str, mut data: Value) -> String {
+fn event(out: &mut Vec<u8>, kind: &str, mut data: Value) {
     data["type"] = json!(kind);
-    named(kind, &data.to_string())
+    named(out, kind, &data);
 }
 
 impl Events {
     /// Opens block `at`, after the message and after closing the one before.
-    fn open(&mut self, at: usize, block: Value) -> String {
-        if self.block == Some(at) {
-            return String::new();
+    fn open(&mut self, out: &mut Vec<u8>, at: usize, block: Value) {
+        match self.block {
+            Some(open) if open == at => return,
+            Some(before) => event(out, "content_block_stop", json!({"index": before})),
+            None => self.begin(out),
         }
-        let mut out = match self.block {
-            Some(before) => event("content_block_stop", json!({"index": before})),
-            None => self.begin(),
-        };
         self.block = Some(at);
-        out += &event(
+        event(
+            out,
             "content_block_start",
             json!({"index": at, "content_block": block}),
         );
-        out
     }
 
-    fn begin(&self) -> String {
+    fn begin(&self, out: &mut Vec<u8>) {
         let usage = Usage {
             prompt: self.input_tokens,
             ..Usage::default()
         };
-        event(
-            "message_start",
-            json!({"message": self.shape.message(Vec::new(), None, usage)}),
-        )
+        let message = self.shape.message(Vec::new(), None, usage);
+        event(out, "message_start", json!({"message": message}));
     }
 }
 
 impl Writer for Events {
-    fn piece(&mut self, _: usize, reply: &Reply, piece: &Piece) -> String {
+    fn piece(&mut self, out: &mut Vec<u8>, _: usize, reply: &Reply, piece: &Piece) {
         self.reason = Some(stop_reason(reply.finish_reason));
         match piece {
             Piece::Token(at, _) => {
-                let out = self.open(0, json!({"type": "text", "text": ""}));
+                self.open(out, 0, json!({"type": "text", "text": ""}));
                 let delta = json!({"type": "text_delta", "text": reply.text.get(*at)});
-                out + &event("content_block_delta", json!({"index": 0, "delta": delta}))
+                event(out, "content_block_delta", json!({"index": 0, "delta": delta}));
             }
             Piece::Fragment(number, at, _) => {
                 let call = &reply.calls[*number];
-                let out = self.open(*number, call_block(call, json!({})));
+                self.open(out, *number, call_block(call, json!({})));
                 let delta = json!({"type": "input_json_delta", "partial_json": call.arguments.get(*at)});
-                out + &event("content_block_delta", json!({"index": number, "delta": delta}))
+                event(
+                    out,
+                    "content_block_delta",
+                    json!({"index": number, "delta": delta}),
+                );
             }
-            Piece::End(_) => String::new(),
+            Piece::End(_) => {}
         }
     }
 
-    fn end(&mut self, usage: Usage) -> String {
-        let mut out = match self.block {
-            Some(open) => event("content_block_stop", json!({"index": open})),
-            None => self.begin(),
-        };
+    fn end(&mut self, out: &mut Vec<u8>, usage: Usage) {
+        match self.block {
+            Some(open) => event(out, "content_block_stop", json!({"index": open})),
+            None => self.begin(out),
+        }
         let delta = json!({"stop_reason": self.reason.unwrap_or("end_turn"), "stop_sequence": null});
         let usage = json!({"output_tokens": usage.completion});
-        out += &event("message_delta", json!({"delta": delta, "usage": usage}));
-        out + &event("message_stop", json!({}))
+        event(out, "message_delta", json!({"delta": delta, "usage": usage}));
+        event(out, "message_stop", json!({}));
     }
 
-    fn fail(&mut self, refusal: &Refusal) -> String {
-        named("error", &refusal.anthropic().to_string())
+    fn fail(&mut self, out: &mut Vec<u8>, refusal: &Refusal) {
+        named(out, "error", &refusal.anthropic());
     }
 }

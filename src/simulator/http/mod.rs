@@ -2,12 +2,11 @@
 //! spawned, so a client that leaves drops it all.
 
 mod adapters;
-mod body;
+pub(super) mod body;
 mod embeddings;
 mod events;
 mod generate;
 mod messages;
-mod order;
 mod pages;
 mod render;
 mod responses;
@@ -24,6 +23,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 
 use super::api::Endpoint;
+use super::order;
 use super::server::Simulator;
 
 type Shared = State<Arc<Simulator>>;
@@ -58,7 +58,7 @@ pub fn router(sim: Arc<Simulator>) -> Router {
 }
 
 /// Adds the headers every answer to a generating request carries.
-fn with_headers(sim: &Simulator, request_id: Option<&str>, mut response: Response) -> Response {
+pub(super) fn with_headers(sim: &Simulator, request_id: Option<&str>, mut response: Response) -> Response {
     let own = |(name, value): &(String, String)| {
         Some((
             HeaderName::try_from(name.as_str()).ok()?,

@@ -196,29 +196,28 @@ struct Events {
 }
 
 impl Events {
-    fn event(&mut self, kind: &str, mut data: Value) -> String {
+    fn event(&mut self, out: &mut Vec<u8>, kind: &str, mut data: Value) {
         data["type"] = json!(kind);
         data["sequence_number"] = json!(self.number);
         self.number += 1;
-        named(kind, &data.to_string())
+        named(out, kind, &data);
     }
 
-    fn begin(&mut self, reply: &Reply) -> String {
+    fn begin(&mut self, out: &mut Vec<u8>, reply: &Reply) {
         self.reply = Some(reply.clone());
         let empty = self.shape.response(Vec::new(), None, None);
         let item = self.shape.item(reply, false);
-        let mut out = self.event("response.created", json!({"response": empty.clone()}));
-        out += &self.event("response.in_progress", json!({"response": empty}));
-        out += &self.event(
+        self.event(out, "response.created", json!({"response": empty.clone()}));
+        self.event(out, "response.in_progress", json!({"response": empty}));
+        self.event(
+            out,
             "response.output_item.added",
             json!({"output_index": 0, "item": item}),
         );
         if reply.calls.is_empty() {
-            let place = self.place(reply);
-            let data = with(place, "part", text_part(""));
-            out += &self.event("response.content_part.added", data);
+            let data = with(self.place(reply), "part", text_part(""));
+            self.event(out, "response.content_part.added", data);
         }
-        out
     }
 
     /// Where a piece belongs.
@@ -236,53 +235,48 @@ fn with(mut object: Value, key: &str, value: Value) -> Value {
 }
 
 impl Writer for Events {
-    fn piece(&mut self, _: usize, reply: &Reply, piece: &Piece) -> String {
-        let mut out = if self.reply.is_none() {
-            self.begin(reply)
-        } else {
-            String::new()
-        };
+    fn piece(&mut self, out: &mut Vec<u8>, _: usize, reply: &Reply, piece: &Piece) {
+        if self.reply.is_none() {
+            self.begin(out, reply);
+        }
         let place = self.place(reply);
         match piece {
             Piece::Token(at, _) => {
                 let mut data = with(place, "delta", json!(reply.text.get(*at)));
                 data["logprobs"] = json!([]);
-                out += &self.event("response.output_text.delta", data);
+                self.event(out, "response.output_text.delta", data);
             }
             Piece::Fragment(call, at, _) => {
                 let delta = json!(reply.calls[*call].arguments.get(*at));
-                out += &self.event(
-                    "response.function_call_arguments.delta",
-                    with(place, "delta", delta),
-                );
+                let data = with(place, "delta", delta);
+                self.event(out, "response.function_call_arguments.delta", data);
             }
             Piece::End(_) => {}
         }
-        out
     }
 
-    fn end(&mut self, usage: Usage) -> String {
+    fn end(&mut self, out: &mut Vec<u8>, usage: Usage) {
         let Some(reply) = self.reply.take() else {
-            return String::new();
+            return;
         };
         let place = self.place(&reply);
-        let mut out = String::new();
         match reply.calls.first() {
             Some(call) => {
                 let mut data = with(place, "arguments", json!(call.arguments.text()));
                 data["name"] = json!(call.name);
-                out += &self.event("response.function_call_arguments.done", data);
+                self.event(out, "response.function_call_arguments.done", data);
             }
             None => {
                 let mut data = with(place.clone(), "text", json!(reply.text.text()));
                 data["logprobs"] = json!([]);
-                out += &self.event("response.output_text.done", data);
+                self.event(out, "response.output_text.done", data);
                 let part = with(place, "part", text_part(reply.text.text()));
-                out += &self.event("response.content_part.done", part);
+                self.event(out, "response.content_part.done", part);
             }
         }
         let item = self.shape.item(&reply, true);
-        out += &self.event(
+        self.event(
+            out,
             "response.output_item.done",
             json!({"output_index": 0, "item": item.clone()}),
         );
@@ -294,11 +288,11 @@ impl Writer for Events {
         let whole = self
             .shape
             .response(vec![item], Some(reply.finish_reason), Some(usage));
-        out + &self.event(kind, json!({"response": whole}))
+        self.event(out, kind, json!({"response": whole}));
     }
 
-    fn fail(&mut self, refusal: &Refusal) -> String {
+    fn fail(&mut self, out: &mut Vec<u8>, refusal: &Refusal) {
         let data = json!({"code": refusal.kind(), "message": refusal.message, "param": null});
-        self.event("error", data)
+        self.event(out, "error", data);
     }
 }

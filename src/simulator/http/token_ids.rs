@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
-use super::events::{self, Writer, frame};
+use super::events::{self, DONE, Writer, frame};
 use super::generate::{json, refuse};
 use super::order::{self, Input, Wish};
 use super::{Shared, body, with_headers};
@@ -98,18 +98,17 @@ async fn generate(
         finish_reason: Some(c.reply.finish_reason),
         token_ids: c.reply.text.ids(),
     });
-    let text = text(&id, choices.collect());
+    // Structs of texts and numbers always have a JSON form.
+    let text = serde_json::to_string(&answered(&id, choices.collect())).unwrap_or_default();
     Ok((id, json(StatusCode::OK, text)))
 }
 
-fn text(request_id: &str, choices: Vec<Choice>) -> String {
-    let answer = Answer {
+fn answered(request_id: &str, choices: Vec<Choice>) -> Answer<'_> {
+    Answer {
         choices,
         request_id,
         ec_transfer_params: None,
-    };
-    // Structs of texts and numbers always have a JSON form.
-    serde_json::to_string(&answer).unwrap_or_default()
+    }
 }
 
 /// Writes the events.
@@ -118,10 +117,10 @@ struct Ids {
 }
 
 impl Writer for Ids {
-    fn piece(&mut self, index: usize, reply: &Reply, piece: &Piece) -> String {
+    fn piece(&mut self, out: &mut Vec<u8>, index: usize, reply: &Reply, piece: &Piece) {
         let (token_ids, finish_reason) = match piece {
             Piece::Token(at, reason) => (reply.text.id(*at).into_iter().collect(), *reason),
-            Piece::Fragment(..) => return String::new(),
+            Piece::Fragment(..) => return,
             Piece::End(reason) => (Vec::new(), Some(*reason)),
         };
         let choice = Choice {
@@ -129,14 +128,15 @@ impl Writer for Ids {
             finish_reason,
             token_ids,
         };
-        frame(&text(&self.id, vec![choice]))
+        frame(out, &answered(&self.id, vec![choice]));
     }
 
-    fn end(&mut self, _: Usage) -> String {
-        "data: [DONE]\n\n".to_owned()
+    fn end(&mut self, out: &mut Vec<u8>, _: Usage) {
+        out.extend_from_slice(DONE);
     }
 
-    fn fail(&mut self, refusal: &Refusal) -> String {
-        frame(&refusal.json()) + "data: [DONE]\n\n"
+    fn fail(&mut self, out: &mut Vec<u8>, refusal: &Refusal) {
+        frame(out, &refusal.body());
+        out.extend_from_slice(DONE);
     }
 }

@@ -1,7 +1,7 @@
 //! Block hashes as the reference's cache library computes them (simulator.md §11.2): a router that hashes prompts
 //! the same way, with the same seed, finds the blocks by these numbers.
 
-use ring::digest::{Context, SHA256};
+use sha2::{Digest, Sha256};
 
 /// How blocks are hashed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,58 +52,67 @@ impl Hasher {
             Some(name) => root(self.algorithm, &self.seed, name),
             None => self.root,
         };
-        let mut cbor = Vec::with_capacity(40 + 5 * self.block_size);
+        let mut block = Vec::with_capacity(self.block_size);
+        let mut cbor = Vec::with_capacity(HEADS + UNSIGNED_BYTES * self.block_size);
         let mut ids = ids.peekable();
         while ids.peek().is_some() {
-            cbor.clear();
-            head(&mut cbor, ARRAY, 3);
-            match parent {
-                Root::Sha(digest) => {
-                    head(&mut cbor, BYTES, 32);
-                    cbor.extend_from_slice(&digest);
-                }
-                Root::Fnv(hash) => head(&mut cbor, UNSIGNED, hash),
-            }
-            head(&mut cbor, ARRAY, self.block_size as u64);
-            let mut n = 0;
-            for id in ids.by_ref().take(self.block_size) {
-                head(&mut cbor, UNSIGNED, u64::from(id));
-                n += 1;
-            }
-            if n < self.block_size {
+            block.clear();
+            block.extend(ids.by_ref().take(self.block_size));
+            if block.len() < self.block_size {
                 break;
             }
-            cbor.push(NULL);
-            let hash = match &mut parent {
+            out.push(match &mut parent {
                 Root::Sha(digest) => {
-                    *digest = sha256(&cbor);
+                    cbor.clear();
+                    encode(&mut cbor, Root::Sha(*digest), &block);
+                    *digest = Sha256::digest(&cbor).into();
                     last_eight(digest)
                 }
                 Root::Fnv(hash) => {
-                    *hash = fnv64(&cbor);
+                    let mut fnv = Fnv::default();
+                    encode(&mut fnv, Root::Fnv(*hash), &block);
+                    *hash = fnv.0;
                     *hash
                 }
-            };
-            out.push(hash);
+            });
         }
         out
     }
 }
 
+/// What is hashed of a block: its parent, its tokens, and nothing more.
+#[inline]
+fn encode(out: &mut impl Sink, parent: Root, block: &[u32]) {
+    head(out, ARRAY, 3);
+    match parent {
+        Root::Sha(digest) => {
+            head(out, BYTES, 32);
+            out.put(digest);
+        }
+        Root::Fnv(hash) => head(out, UNSIGNED, hash),
+    }
+    head(out, ARRAY, block.len() as u64);
+    block.iter().for_each(|id| unsigned(out, *id));
+    out.put([NULL]);
+}
+
 /// The parent of a first block.
 fn root(algorithm: Algorithm, seed: &str, model: &str) -> Root {
-    let mut cbor = Vec::new();
     match algorithm {
         Algorithm::Sha256Cbor => {
+            let mut cbor = Vec::new();
             text(&mut cbor, seed);
-            Root::Sha(sha256(&cbor))
+            Root::Sha(Sha256::digest(&cbor).into())
         }
         Algorithm::Fnv64 => {
-            head(&mut cbor, ARRAY, 3);
-            head(&mut cbor, UNSIGNED, fnv64(seed.as_bytes()));
-            cbor.push(NULL);
-            text(&mut cbor, model);
-            Root::Fnv(fnv64(&cbor))
+            let mut of_seed = Fnv::default();
+            of_seed.put_all(seed.as_bytes());
+            let mut fnv = Fnv::default();
+            head(&mut fnv, ARRAY, 3);
+            head(&mut fnv, UNSIGNED, of_seed.0);
+            fnv.put([NULL]);
+            text(&mut fnv, model);
+            Root::Fnv(fnv.0)
         }
     }
 }
@@ -114,49 +123,81 @@ const TEXT: u8 = 0x60;
 const ARRAY: u8 = 0x80;
 const NULL: u8 = 0xf6;
 
-/// A CBOR head in its shortest form, as canonical CBOR wants it.
-fn head(out: &mut Vec<u8>, major: u8, n: u64) {
-    match n {
-        0..24 => out.push(major | n as u8),
-        24..0x100 => out.extend_from_slice(&[major | 24, n as u8]),
-        0x100..0x1_0000 => {
-            out.push(major | 25);
-            out.extend_from_slice(&(n as u16).to_be_bytes());
-        }
-        0x1_0000..0x1_0000_0000 => {
-            out.push(major | 26);
-            out.extend_from_slice(&(n as u32).to_be_bytes());
-        }
-        _ => {
-            out.push(major | 27);
-            out.extend_from_slice(&n.to_be_bytes());
+/// Bytes of a block's heads and its parent at most, and of one token's id.
+const HEADS: usize = 48;
+const UNSIGNED_BYTES: usize = 5;
+
+/// Takes bytes.
+trait Sink {
+    fn put<const N: usize>(&mut self, bytes: [u8; N]);
+
+    fn put_all(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|b| self.put([*b]));
+    }
+}
+
+impl Sink for Vec<u8> {
+    #[inline]
+    fn put<const N: usize>(&mut self, bytes: [u8; N]) {
+        self.extend_from_slice(&bytes);
+    }
+}
+
+/// FNV-1a of 64 bits, byte by byte: the CBOR of a block is never in memory.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Fnv(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Sink for Fnv {
+    #[inline]
+    fn put<const N: usize>(&mut self, bytes: [u8; N]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }
 }
 
-fn text(out: &mut Vec<u8>, text: &str) {
-    head(out, TEXT, text.len() as u64);
-    out.extend_from_slice(text.as_bytes());
+/// A CBOR head in its shortest form, as canonical CBOR wants it.
+fn head(out: &mut impl Sink, major: u8, n: u64) {
+    match u32::try_from(n) {
+        Ok(n) => short_head(out, major, n),
+        Err(_) => {
+            out.put([major | 27]);
+            out.put(n.to_be_bytes());
+        }
+    }
 }
 
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut context = Context::new(&SHA256);
-    context.update(bytes);
-    let mut out = [0; 32];
-    out.copy_from_slice(context.finish().as_ref());
-    out
+/// An id of a token.
+#[inline]
+fn unsigned(out: &mut impl Sink, id: u32) {
+    short_head(out, UNSIGNED, id);
+}
+
+#[inline]
+fn short_head(out: &mut impl Sink, major: u8, n: u32) {
+    let [a, b, c, d] = n.to_be_bytes();
+    match n {
+        0x1_0000.. => out.put([major | 26, a, b, c, d]),
+        0x100.. => out.put([major | 25, c, d]),
+        24.. => out.put([major | 24, d]),
+        _ => out.put([major | d]),
+    }
+}
+
+fn text(out: &mut impl Sink, text: &str) {
+    head(out, TEXT, text.len() as u64);
+    out.put_all(text.as_bytes());
 }
 
 fn last_eight(digest: &[u8; 32]) -> u64 {
     let mut last = [0; 8];
     last.copy_from_slice(&digest[24..]);
     u64::from_be_bytes(last)
-}
-
-fn fnv64(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 #[cfg(test)]

@@ -89,15 +89,20 @@ impl KvCache {
     /// They do not fit; nothing has changed.
     pub fn take(&mut self, hashes: &[u64], mut change: impl FnMut(Change)) -> Result<usize, NoCapacity> {
         let cached = self.cached(hashes);
-        let needed = hashes.iter().filter(|h| !self.used.contains_key(h)).count();
-        if self.used.len() + needed > self.size {
-            return Err(NoCapacity);
+        // Counted only where it matters: it is a look at every block of a long prompt.
+        if self.used.len() + hashes.len() > self.size {
+            let needed = hashes.iter().filter(|h| !self.used.contains_key(h)).count();
+            if self.used.len() + needed > self.size {
+                return Err(NoCapacity);
+            }
         }
         // What is there is taken first, so that it cannot be evicted for what is not.
-        let mut missing = Vec::new();
+        let mut missing = Vec::with_capacity(hashes.len() - cached);
         for (at, hash) in hashes.iter().enumerate() {
-            if self.unused.remove(hash) || self.used.contains_key(hash) {
-                *self.used.entry(*hash).or_insert(0) += 1;
+            if let Some(references) = self.used.get_mut(hash) {
+                *references += 1;
+            } else if self.unused.remove(hash) {
+                self.used.insert(*hash, 1);
             } else {
                 missing.push(at);
             }

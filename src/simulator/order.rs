@@ -1,5 +1,5 @@
 //! From a request, whatever its protocol, to the choices that answer it: the checks in their order (simulator.md §3),
-//! the prompt cut into tokens, and one job a choice.
+//! the prompt cut into tokens, and one job a choice. Called by [`super::http`] and [`super::grpc`].
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,16 +7,16 @@ use std::time::Instant;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use crate::simulator::api::answer::Usage;
-use crate::simulator::api::{Refusal, ToolChoice};
-use crate::simulator::choice::{self, Choice};
-use crate::simulator::dataset::prompt_hash;
-use crate::simulator::reply::Question;
-use crate::simulator::server::{Asked, RequestId, Simulator};
-use crate::simulator::tokenizer::{Tokenizer, Tokens};
-use crate::simulator::tools::Tool;
-use crate::simulator::work::Job;
-use crate::simulator::{Compat, EchoChat};
+use super::api::answer::Usage;
+use super::api::{Refusal, ToolChoice};
+use super::choice::{self, Choice};
+use super::dataset::prompt_hash;
+use super::reply::Question;
+use super::server::{Asked, RequestId, Simulator};
+use super::tokenizer::{Tokenizer, Tokens};
+use super::tools::Tool;
+use super::work::Job;
+use super::{Compat, EchoChat};
 
 /// Choices of one answer at most.
 const MAX_CHOICES: usize = 128;
