@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use rusqlite::{Connection, params};
 use serde_json::json;
+use sha2::Digest;
 
 use crate::support::ports;
 use crate::support::sim::Sim;
@@ -23,11 +24,11 @@ fn dataset(path: &std::path::Path) {
         ("other", "[\"v \",\"w \",\"x \",\"y \",\"z\"]"),
     ] {
         let text = format!("### user:\n{prompt}\n");
-        let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+        let hash = sha2::Sha256::digest(text.as_bytes());
         let n = i64::try_from(tokens.matches(',').count() + 1).unwrap();
         db.execute(
             "INSERT INTO llmd (prompt_hash, gen_tokens, n_gen_tokens) VALUES (?1, ?2, ?3)",
-            params![hash.as_ref(), tokens, n],
+            params![hash.as_slice(), tokens, n],
         )
         .unwrap();
     }
