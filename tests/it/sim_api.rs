@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::epp::get;
-use crate::support::sim::{Sim, two_ports};
+use crate::support::sim::{Sim, ports_in_a_row};
 
 const TEST: &str = "This is a test.";
 
@@ -602,7 +602,7 @@ async fn token_ids_are_answered_with_token_ids() {
 #[tokio::test]
 async fn each_rank_has_a_port_of_its_own() {
     let args = ["--model", "m", "--data-parallel-size", "2", "--mode", "echo"];
-    let sim = Sim::launch_on(two_ports(), &args, &[]).serving().await;
+    let sim = Sim::launch_on(ports_in_a_row(2), &args, &[]).serving().await;
     let mut second = sim.address;
     second.set_port(sim.address.port() + 1);
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);

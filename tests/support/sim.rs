@@ -179,14 +179,16 @@ pub fn https() -> reqwest::Client {
     client.danger_accept_invalid_certs(true).build().unwrap()
 }
 
-/// The first of two ports that follow each other, both given out once.
-pub fn two_ports() -> u16 {
+/// The first of `n` ports that follow each other, all given out once.
+pub fn ports_in_a_row(n: u16) -> u16 {
     let mut first = ports::free();
-    loop {
-        let second = ports::free();
-        if second == first + 1 {
-            return first;
+    let mut last = first;
+    while last + 1 < first + n {
+        let next = ports::free();
+        if next != last + 1 {
+            first = next;
         }
-        first = second;
+        last = next;
     }
+    first
 }

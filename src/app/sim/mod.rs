@@ -2,6 +2,7 @@
 
 mod checks;
 mod download;
+mod events;
 mod machine;
 mod options;
 mod run;

@@ -141,6 +141,22 @@ fn every_broken_rule_has_its_text() {
             "zmq retries times cannot be negative",
         ),
         (
+            "--enable-kvcache --kv-events-replay-endpoint tcp://host:1",
+            "kv-events-replay-endpoint tcp://host:1 must be tcp://*:port or tcp://address:port",
+        ),
+        (
+            "--kv-events-replay-endpoint tcp://*:65535 --data-parallel-size 2",
+            "kv-events-replay-endpoint tcp://*:65535: the ports of 1 further ranks must end at 65535",
+        ),
+        (
+            "--kv-events-replay-endpoint tcp://*:5558 --kv-events-replay-queue-size 0",
+            "kv-events-replay-queue-size cannot be less than 1",
+        ),
+        (
+            "--kv-events-replay-frames both",
+            "invalid kv-events-replay-frames 'both', valid values are: topic, vllm",
+        ),
+        (
             "--zmq-max-connect-attempts 11",
             "zmq retries times cannot be more than 10",
         ),
