@@ -22,6 +22,7 @@ mod shutdown;
 mod sim;
 mod sim_api;
 mod sim_clients;
+mod sim_control;
 mod sim_dataset;
 mod sim_engine;
 mod sim_events;

@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
+use tempfile::NamedTempFile;
 
 use super::epp::get;
 use super::ports;
@@ -12,6 +13,7 @@ use super::ports;
 /// A running simulator; killed when dropped.
 pub struct Sim {
     child: Child,
+    log: NamedTempFile,
     /// Where it serves.
     pub address: SocketAddr,
     /// Asks it.
@@ -60,6 +62,7 @@ impl Sim {
     pub fn launch_on(port: u16, args: &[&str], env: &[(&str, &str)]) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let log = NamedTempFile::new().unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_inference-sim"))
             .args([
                 "--bind-address",
@@ -72,11 +75,12 @@ impl Sim {
             .env_remove("POD_NAMESPACE")
             .envs(env.iter().copied())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(log.reopen().unwrap())
             .spawn()
             .unwrap();
         Sim {
             child,
+            log,
             address,
             client: reqwest::Client::builder().no_proxy().build().unwrap(),
         }
@@ -129,6 +133,11 @@ impl Sim {
     /// The answer to a GET, as JSON.
     pub async fn get_json(&self, path: &str) -> Value {
         serde_json::from_str(&get(self.address, path).await.unwrap()).unwrap()
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log.path()).unwrap()
     }
 
     /// The process id.

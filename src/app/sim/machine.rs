@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::options::{LISTS, List};
+use super::live::Source;
 use super::settings::duration;
 use crate::base::flags::Parsed;
 use crate::simulator::engine;
@@ -34,12 +34,13 @@ pub struct Known<'a> {
 /// Reads it all; what is wrong goes to `errors`.
 pub fn read(
     p: &Parsed,
-    lists: &[List; LISTS.len()],
-    env: &dyn Fn(&str) -> Option<String>,
+    source: &Arc<Source>,
     known: &Known,
     notes: &mut Vec<String>,
     errors: &mut Vec<String>,
 ) -> Settings {
+    let lists = &source.lists;
+    let env = &|name: &str| source.env(name);
     let number = |name: &str| usize::try_from(p.int(name)).unwrap_or(0);
     let calculator = calculator(p.text("latency-calculator"), errors);
     let latency = latency(p, calculator, notes, errors);
@@ -78,11 +79,18 @@ pub fn read(
             hash_seed(p, env),
         ),
         events: events(p, env, known, errors),
+        reader: source.reader(),
     }
 }
 
 /// A duration that is not negative.
-fn span(p: &Parsed, name: &str, words: &str, notes: &mut Vec<String>, errors: &mut Vec<String>) -> Duration {
+pub fn span(
+    p: &Parsed,
+    name: &str,
+    words: &str,
+    notes: &mut Vec<String>,
+    errors: &mut Vec<String>,
+) -> Duration {
     let value = duration(p, name, notes)
         .and_then(|d| d.to_std().ok_or_else(|| format!("{words} cannot be negative")));
     value.unwrap_or_else(|e| {

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
@@ -16,6 +17,7 @@ use super::tls::{self, TlsError};
 use crate::net::listen::{self, BindError, Reach};
 use crate::net::tls::ServerTls;
 use crate::simulator::Config;
+use crate::simulator::control::Fields;
 use crate::simulator::dataset::{Dataset, DatasetError};
 use crate::simulator::http;
 use crate::simulator::machine::Machine;
@@ -68,6 +70,10 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
 
 async fn serve_all(settings: Settings) -> Result<(), RunError> {
     let mut signals = Signals::new()?;
+    if let Ok(shown) = settings.config.machine.reader.read(&Fields::new()) {
+        let configuration = Value::Object(shown.shown);
+        tracing::info!(%configuration, "Configuration:");
+    }
     let ready = tokio::select! {
         ready = prepare(&settings) => ready?,
         () = signals.next() => return Ok(()),

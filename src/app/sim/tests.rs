@@ -3,6 +3,9 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use serde_json::json;
+
+use super::options::{FLAGS, LOGGING};
 use super::settings::{CommandLine, Settings, read};
 
 const C1: &str = "port: 8001
@@ -152,6 +155,7 @@ fn every_broken_rule_has_its_text() {
             "--kv-events-replay-endpoint tcp://*:5558 --kv-events-replay-queue-size 0",
             "kv-events-replay-queue-size cannot be less than 1",
         ),
+        ("--startup-duration -1s", "startup duration cannot be negative"),
         (
             "--kv-events-replay-frames both",
             "invalid kv-events-replay-frames 'both', valid values are: topic, vllm",
@@ -286,4 +290,48 @@ fn the_flags_of_klog_and_vllm_are_taken() {
         .map(|_| ())
         .unwrap_err();
     assert!(error.contains("unknown flag: --no-nonsense"), "{error}");
+}
+
+#[test]
+fn all_settings_are_shown_as_they_hold() {
+    let env = [("PYTHONHASHSEED", "9"), ("SIM_MODEL", "e")];
+    let line = [
+        "--max-loras",
+        "3",
+        "--inter-token-latency",
+        "1500",
+        "--lora-modules",
+        r#"{"name":"l","path":"/l"}"#,
+        "--dataset-url",
+        "https://me:pw@h/d?sig=1",
+        "--dataset-path",
+        "d",
+        "--seed",
+        "-7",
+    ];
+    let s = words(&line, &env).unwrap();
+    let shown = s.config.machine.reader.read(&Default::default()).unwrap().shown;
+    for (name, value) in [
+        ("model", json!("e")),
+        ("served-model-name", json!(["e"])),
+        ("max-cpu-loras", json!(3)),
+        ("inter-token-latency", json!("1.5s")),
+        ("lora-modules", json!([{"name": "l", "path": "/l"}])),
+        ("dataset-url", json!("https://***@h/d?***")),
+        ("hash-seed", json!("9")),
+        ("seed", json!(-7)),
+        ("port", json!(8000)),
+        ("failure-types", json!([])),
+        ("fake-metrics", json!(null)),
+    ] {
+        assert_eq!(shown[name], value, "{name}");
+    }
+    // Every flag that means something, and nothing else.
+    let names: Vec<&str> = FLAGS
+        .iter()
+        .filter(|f| f.group != LOGGING && f.name != "config")
+        .map(|f| f.name)
+        .collect();
+    assert!(names.iter().all(|name| shown.contains_key(*name)));
+    assert_eq!(shown.len(), names.len());
 }

@@ -49,8 +49,20 @@ impl Whole {
 ///
 /// # Errors
 /// 413 when it is too large, 408 when it comes too slowly, 400 when it breaks off.
-pub async fn read(sim: &Simulator, headers: &HeaderMap, mut body: Body) -> Result<Whole, Refusal> {
-    let limit = sim.config.max_body;
+pub async fn read(sim: &Simulator, headers: &HeaderMap, body: Body) -> Result<Whole, Refusal> {
+    read_up_to(sim.config.max_body, sim, headers, body).await
+}
+
+/// Reads a body of `limit` bytes at most.
+///
+/// # Errors
+/// As above.
+pub async fn read_up_to(
+    limit: usize,
+    sim: &Simulator,
+    headers: &HeaderMap,
+    mut body: Body,
+) -> Result<Whole, Refusal> {
     let announced = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok()?.parse::<usize>().ok());

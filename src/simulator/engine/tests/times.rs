@@ -122,6 +122,22 @@ fn tokens_come_at_absolute_times_however_late_the_engine_is() {
 }
 
 #[test]
+fn changed_latencies_hold_for_all_that_is_drawn_from_then_on() {
+    let mut c = ttft(config(2, 1), 100);
+    c.latency.inter_token = (Duration::from_millis(10), Duration::ZERO);
+    let mut d = Drive::new(c);
+    d.submit(0, 0, job(5, 3)).unwrap();
+    d.until(100);
+    // Its second token is on its way for 110 ms; the third is drawn then.
+    let mut latency = ttft(config(2, 1), 500).latency;
+    latency.inter_token = (Duration::from_millis(1000), Duration::ZERO);
+    d.core.set_latency(latency);
+    d.submit(1, 200, job(5, 1)).unwrap();
+    d.until(100_000);
+    assert_eq!(d.ended, [(700, 1), (1110, 0)]);
+}
+
+#[test]
 fn load_is_that_of_the_moment_of_each_token() {
     let mut c = config(2, 1);
     c.latency.inter_token = (Duration::from_millis(100), Duration::ZERO);
