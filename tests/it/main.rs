@@ -27,7 +27,9 @@ mod sim_dataset;
 mod sim_engine;
 mod sim_events;
 mod sim_faults;
+mod sim_latency;
 mod sim_replay;
+mod sim_serving;
 mod sim_start;
 mod sim_tools;
 #[path = "../support/mod.rs"]

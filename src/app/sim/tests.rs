@@ -19,6 +19,7 @@ lora-modules:
 - '{\"name\":\"lora2\",\"path\":\"/p2\"}'
 time-to-first-token: 2000
 inter-token-latency: 1000
+kv-cache-transfer-latency: 100
 seed: 100100100
 ";
 
@@ -54,6 +55,8 @@ fn a_file_is_read_with_bare_numbers_as_milliseconds() {
         Duration::from_secs(2)
     );
     assert_eq!(c.machine.engine.latency.inter_token.0, Duration::from_secs(1));
+    assert_eq!(c.machine.engine.latency.transfer.0, Duration::from_millis(100));
+    assert_eq!(c.machine.engine.max_cpu_loras, 5);
 }
 
 #[test]
@@ -154,6 +157,44 @@ fn every_broken_rule_has_its_text() {
         (
             "--kv-events-replay-endpoint tcp://*:5558 --kv-events-replay-queue-size 0",
             "kv-events-replay-queue-size cannot be less than 1",
+        ),
+        (
+            "--time-to-first-token 1s --time-to-first-token-std-dev 301ms",
+            "time to first token standard deviation cannot be more than 30% of time to first token",
+        ),
+        (
+            "--inter-token-latency 1s --inter-token-latency-std-dev 301ms",
+            "inter token latency standard deviation cannot be more than 30% of inter token latency",
+        ),
+        (
+            "--kv-cache-transfer-latency 1s --kv-cache-transfer-latency-std-dev 301ms",
+            "kv-cache tranfer standard deviation cannot be more than 30% of kv-cache tranfer",
+        ),
+        (
+            "--kv-cache-transfer-time-per-token 1s --kv-cache-transfer-time-std-dev 301ms",
+            "kv-cache tranfer time standard deviation cannot be more than 30% of kv-cache tranfer time",
+        ),
+        (
+            "--prefill-time-per-token 1s --prefill-time-std-dev 301ms",
+            "prefill time standard deviation cannot be more than 30% of prefill time per token",
+        ),
+        (
+            "--time-to-first-token-std-dev -1s",
+            "time to first token standard deviation cannot be negative",
+        ),
+        ("--prefill-overhead -1s", "prefill overhead cannot be negative"),
+        (
+            "--kv-cache-transfer-latency -1s",
+            "kv-cache tranfer time cannot be negative",
+        ),
+        (
+            "--kv-cache-transfer-time-per-token -1s",
+            "kv-cache tranfer time per token cannot be negative",
+        ),
+        ("--max-loras 0", "max LoRAs cannot be less than 1"),
+        (
+            "--fake-metrics {\"kv-cache-usage\":1.5}",
+            "fake metrics KV cache usage must be between 0 and 1",
         ),
         ("--startup-duration -1s", "startup duration cannot be negative"),
         (
@@ -262,6 +303,27 @@ fn every_broken_rule_has_its_text() {
         let error = words(&args, &[]).map(|_| ()).unwrap_err();
         assert!(error.contains(text), "{line}: {error}");
     }
+}
+
+#[test]
+fn made_up_metrics_are_the_same_on_the_command_line_and_in_a_file() {
+    let words_of = r#"{"running-requests":10,"waiting-requests":"ramp:0:5:1s","kv-cache-usage":0.4,"loras":[
+        {"running":"a,b","waiting":"c","timestamp":1257894567}],"ttft-buckets-values":[1,2],
+        "request-success-total":{"stop":20},"total-prompt-tokens":7}"#;
+    let yaml = "model: m
+fake-metrics:
+  running-requests: 10
+  waiting-requests: ramp:0:5:1s
+  kv-cache-usage: 0.4
+  loras: ['{\"running\":\"a,b\",\"waiting\":\"c\",\"timestamp\":1257894567}']
+  ttft-buckets-values: [1, 2]
+  request-success-total: {stop: 20}
+  totalprompttokens: 7
+";
+    let typed = words(&["--model", "m", "--fake-metrics", words_of], &[]).unwrap();
+    let filed = with_file(yaml, &[]);
+    let shown = |s: &Settings| format!("{:?}", s.config.machine.engine.fake.as_ref().unwrap());
+    assert_eq!(shown(&typed), shown(&filed));
 }
 
 #[test]
