@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use super::control::{Control, Fields, Reader};
 use super::engine::{self, Engine};
 use super::failure::{Failure, Failures};
 use super::kv_cache::hash::{Algorithm, Hasher};
@@ -29,6 +30,8 @@ pub struct Settings {
     pub hashing: (Algorithm, String),
     /// Where events of the cache go, and how they are written.
     pub events: Option<(Target, Layout)>,
+    /// Reads changes of all this while it runs.
+    pub reader: Reader,
 }
 
 /// The machinery of one server.
@@ -39,8 +42,9 @@ pub struct Machine {
     hasher: Option<Hasher>,
     /// Events carry the tokens of blocks.
     with_ids: bool,
-    failures: Failures,
-    draws: Mutex<SmallRng>,
+    // One lock for both: a change of the first and a draw from the second are as short as each other.
+    failures: Mutex<(Failures, SmallRng)>,
+    control: Control,
 }
 
 /// Events on their way: [`kv_events::publisher::run`] sends them.
@@ -71,19 +75,38 @@ impl Machine {
             engine: Engine::new(settings.engine, outbox)?,
             model: settings.model,
             with_ids,
-            failures: settings.failures,
-            draws: Mutex::new(SmallRng::seed_from_u64(settings.seed)),
+            failures: Mutex::new((settings.failures, SmallRng::seed_from_u64(settings.seed))),
+            control: Control::new(settings.reader),
         };
         Ok((machine, events))
     }
 
     /// Does the next request fail on purpose, and how?
     pub fn fails(&self) -> Option<Failure> {
-        if self.failures.rate == 0 {
+        let (failures, draws) = &mut *self.failures.lock();
+        if failures.rate == 0 {
             return None;
         }
-        let kind = self.failures.draw(&mut *self.draws.lock())?;
-        Some(kind.failure(&self.model))
+        Some(failures.draw(draws)?.failure(&self.model))
+    }
+
+    /// The settings now, by the names of flags.
+    ///
+    /// # Errors
+    /// They cannot be read again.
+    pub fn configuration(&self) -> Result<Fields, String> {
+        self.control.shown()
+    }
+
+    /// Changes latencies, failures and made-up metrics; the settings then.
+    ///
+    /// # Errors
+    /// What is wrong with the changes; nothing has changed.
+    pub fn change(&self, fields: &Fields) -> Result<Fields, String> {
+        self.control.change(fields, |effective| {
+            self.failures.lock().0 = effective.failures;
+            self.engine.change(effective.latency, effective.fake);
+        })
     }
 
     /// What a job says about the tokens of prompt and answer: the hashes of their blocks, and their ids where events

@@ -4,10 +4,12 @@
 //! [`tokenizer`] cuts the prompt -> [`reply`] decides what to say ([`text`], [`dataset`], [`tools`]) -> [`machine`] hashes its blocks and
 //! [`work`] hands a job to the [`engine`], which gives it a slot or a place in the queue, its blocks of the [`kv_cache`]
 //! and its times from [`latency`], counts it into [`metrics`] and tells others through [`kv_events`] -> [`choice`] hands
-//! the pieces out as they come due ([`pieces`]: those of all choices) -> [`http`] or [`grpc`] shapes them.
+//! the pieces out as they come due ([`pieces`]: those of all choices) -> [`http`] or [`grpc`] shapes them. [`control`]
+//! changes settings of a running one.
 
 pub mod api;
 pub mod choice;
+pub mod control;
 pub mod dataset;
 pub mod engine;
 pub mod events;
@@ -29,6 +31,10 @@ pub mod text;
 pub mod tokenizer;
 pub mod tools;
 pub mod work;
+
+use std::time::Duration;
+
+use uuid::Uuid;
 
 /// Whose shapes and rules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,4 +93,18 @@ pub struct Config {
     pub embedding_dimensions: usize,
     /// Whose shapes and rules.
     pub compat: Compat,
+    /// Not ready for so long after the start.
+    pub startup: Duration,
+    /// Log every request and its answer.
+    pub log_http: bool,
+    /// Servers in this process.
+    pub ranks: u16,
+}
+
+impl Config {
+    /// By which id others know the engine of this rank.
+    pub fn engine_id(&self, rank: u16) -> Uuid {
+        let name = format!("{}-engine-{rank}", self.seed.cast_signed());
+        Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes())
+    }
 }

@@ -8,3 +8,4 @@ pub mod prometheus;
 mod protobuf;
 pub mod usage;
 pub mod yaml;
+pub mod zmtp;

@@ -97,6 +97,11 @@ async fn requests_are_refused_with_the_documented_errors() {
             "Max completion tokens and max tokens should be positive",
         ),
         (
+            json!({"model": "m", "prompt": "a", "max_tokens": -1}),
+            400,
+            "Max completion tokens and max tokens should be positive",
+        ),
+        (
             json!({"model": "m", "prompt": "a", "ignore_eos": true}),
             400,
             "Ignore_eos is true but max_completion_tokens (or max_tokens) is not set",
@@ -242,8 +247,8 @@ async fn a_repeated_prefix_is_cached_and_counted() {
 #[tokio::test]
 async fn the_same_seed_gives_the_same_answers() {
     let mut texts = Vec::new();
-    for _ in 0..2 {
-        let sim = Sim::start(&["--model", "m", "--seed", "7"]).await;
+    for seed in ["7", "7", "8"] {
+        let sim = Sim::start(&["--model", "m", "--seed", seed]).await;
         let (_, answer) = sim
             .json(
                 "/v1/completions",
@@ -253,6 +258,7 @@ async fn the_same_seed_gives_the_same_answers() {
         texts.push(answer["choices"][0]["text"].clone());
     }
     assert_eq!(texts[0], texts[1]);
+    assert_ne!(texts[0], texts[2], "another seed");
 }
 
 #[tokio::test]
@@ -360,4 +366,40 @@ fn the_simulator_page_lists_every_flag_with_its_default() {
             flag.name
         );
     }
+}
+
+#[test]
+fn every_scenario_has_its_tests() {
+    let page = std::fs::read_to_string(in_package("docs/developer-guide/simulator-tests.md")).unwrap();
+    let mut scenarios = Vec::new();
+    for line in page.lines().filter(|l| l.ends_with("` |")) {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [name, _, tests] = cells[..] else {
+            panic!("no row: {line}")
+        };
+        scenarios.push(name.to_owned());
+        for test in tests.trim_end_matches(" |").split(", ") {
+            let (file, test) = test.trim_matches('`').split_once("` `").unwrap();
+            let text = std::fs::read_to_string(in_package(file)).unwrap();
+            assert!(
+                text.contains(&format!("fn {test}(")),
+                "{name}: no {test} in {file}"
+            );
+        }
+    }
+    let numbers = [
+        ("C", 10),
+        ("H", 20),
+        ("T", 7),
+        ("L", 10),
+        ("Q", 11),
+        ("M", 10),
+        ("F", 1),
+        ("K", 10),
+        ("D", 5),
+    ];
+    let expected = numbers
+        .iter()
+        .flat_map(|(letter, n)| (1..=*n).map(move |i| format!("{letter}{i}")));
+    assert_eq!(scenarios, expected.collect::<Vec<_>>());
 }

@@ -117,6 +117,117 @@ async fn failures_come_as_told_and_leave_no_trace() {
 }
 
 #[tokio::test]
+async fn every_kind_of_failure_has_its_shape() {
+    let sim = start(&[]).await;
+    assert_eq!(
+        sim.answered("/v1/completions", &ask(1)).await.0,
+        200,
+        "none by default"
+    );
+    let rows = [
+        (
+            "rate_limit",
+            429,
+            "RateLimitError",
+            Value::Null,
+            "Rate limit reached for m",
+        ),
+        (
+            "invalid_api_key",
+            401,
+            "AuthenticationError",
+            Value::Null,
+            "Incorrect API key provided.",
+        ),
+        (
+            "context_length",
+            400,
+            "BadRequestError",
+            json!("messages"),
+            "This model's maximum context length is 4096 tokens.",
+        ),
+        (
+            "server_error",
+            503,
+            "InternalServerError",
+            Value::Null,
+            "The server is overloaded or not ready yet.",
+        ),
+        (
+            "invalid_request",
+            400,
+            "BadRequestError",
+            json!("model"),
+            "Invalid request: missing required parameter 'model'.",
+        ),
+        (
+            "model_not_found",
+            404,
+            "NotFoundError",
+            json!("model"),
+            "The model 'm-nonexistent' does not exist",
+        ),
+    ];
+    let mut statuses = Vec::new();
+    for (kind, status, name, param, message) in rows {
+        statuses.push(status);
+        let change = json!({"failure-injection-rate": 100, "failure-types": [kind]});
+        assert_eq!(sim.answered("/admin/config", &change).await.0, 200);
+        let (got, answer) = sim.json("/v1/completions", &ask(1)).await;
+        let error = &answer["error"];
+        assert_eq!(
+            (got, &error["type"], &error["param"], &error["code"]),
+            (status, &json!(name), &param, &json!(status)),
+            "{kind}"
+        );
+        assert!(
+            error["message"].as_str().unwrap().starts_with(message),
+            "{answer}"
+        );
+    }
+    let all = json!({"failure-types": []});
+    assert_eq!(sim.answered("/admin/config", &all).await.0, 200);
+    let (status, _) = sim.json("/v1/completions", &ask(1)).await;
+    assert!(statuses.contains(&status), "any of them: {status}");
+    sim.until_all(&IDLE).await;
+}
+
+#[tokio::test]
+async fn prompts_that_begin_alike_share_a_block() {
+    let sim = start(&[
+        "--enable-kvcache",
+        "--block-size",
+        "8",
+        "--kv-cache-size",
+        "16",
+        "--time-to-first-token",
+        "1h",
+        "--max-num-seqs",
+        "3",
+    ])
+    .await;
+    let haifa = "What is the weather like in Haifa today?";
+    let prompts = [
+        format!("{haifa} Is it cold?"),
+        haifa.to_owned(),
+        "What is the weather like in New York today?".to_owned(),
+    ];
+    let bodies = prompts.map(|prompt| json!({"model": "m", "prompt": prompt}));
+    let asked = futures::future::join_all(bodies.iter().map(|b| sim.answered("/v1/completions", b)));
+    let lines = [
+        "vllm:num_requests_running{model_name=\"m\"} 3",
+        "vllm:num_requests_waiting{model_name=\"m\"} 0",
+        "vllm:kv_cache_usage_perc{model_name=\"m\"} 0.125",
+    ];
+    tokio::select! {
+        _ = asked => panic!("answered within an hour"),
+        () = sim.until_all(&lines) => {}
+    }
+    // The clients have left.
+    sim.until_all(&IDLE).await;
+}
+
+#[tokio::test]
 async fn made_up_metrics_stand_in_for_the_real_ones() {
     let json = r#"{"running-requests":10,"waiting-requests":30,"kv-cache-usage":0.4,"request-success-total":{"stop":20},
         "request-prompt-tokens":[10,20,30],"ttft-buckets-values":[1,2,3],

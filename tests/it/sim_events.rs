@@ -219,3 +219,48 @@ async fn a_receiver_that_comes_late_or_back_gets_events() {
         assert!(tokio::time::Instant::now() < deadline, "nothing arrives");
     }
 }
+
+#[tokio::test]
+async fn a_sleeper_empties_its_cache_once_and_is_silent_until_its_cache_wakes() {
+    let reader = Reader::start(None);
+    let endpoint = reader.endpoint();
+    let args = [
+        "--model",
+        "m",
+        "--mode",
+        "echo",
+        "--enable-kvcache",
+        "--enable-sleep-mode",
+        "--block-size",
+        "8",
+        "--event-batch-size",
+        "1",
+        "--zmq-endpoint",
+        &endpoint,
+    ];
+    let env = [("POD_IP", "10.1.2.3"), ("VLLM_SERVER_DEV_MODE", "1")];
+    let sim = Sim::start_with(&args, &env).await;
+    let post = async |path: &str| assert_eq!(sim.answered(path, &Value::Null).await.0, 200);
+    let complete = async |name: &str| {
+        let answered = sim.answered("/v1/completions", &prompt(name, 8)).await;
+        assert_eq!(answered.0, 200);
+    };
+    let kinds = |events: &[Value]| -> Vec<String> {
+        let kind = |e: &Value| e[0].as_str().unwrap().to_owned();
+        events.iter().map(kind).collect()
+    };
+    complete("before").await;
+    assert_eq!(kinds(&reader.events(2)), ["BlockStored"; 2]);
+    post("/sleep").await;
+    complete("asleep").await;
+    // Awake, but for its cache.
+    post("/wake_up?tags=weights").await;
+    complete("half").await;
+    post("/wake_up?tags=kv_cache").await;
+    complete("after").await;
+    // Events keep their order: anything said in between would be here.
+    assert_eq!(
+        kinds(&reader.events(3)),
+        ["AllBlocksCleared", "BlockStored", "BlockStored"]
+    );
+}

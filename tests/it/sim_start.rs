@@ -98,6 +98,22 @@ fn a_start_is_refused_with_the_reason() {
     }
 }
 
+#[test]
+fn help_ends_well_and_an_unknown_flag_does_not() {
+    for (flag, code, text) in [
+        ("--help", 0, "Usage of "),
+        ("--no-such-flag", 1, "unknown flag: --no-such-flag"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_inference-sim"));
+        let output = command.arg(flag).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.code() == Some(code) && error.contains(text),
+            "{flag}: {error}"
+        );
+    }
+}
+
 /// Opens a connection and sends a request whose answer takes its time.
 async fn begin(sim: &Sim) -> TcpStream {
     let mut tcp = TcpStream::connect(sim.address).await.unwrap();

@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
+use tempfile::NamedTempFile;
 
 use super::epp::get;
 use super::ports;
@@ -12,6 +13,7 @@ use super::ports;
 /// A running simulator; killed when dropped.
 pub struct Sim {
     child: Child,
+    log: NamedTempFile,
     /// Where it serves.
     pub address: SocketAddr,
     /// Asks it.
@@ -60,6 +62,7 @@ impl Sim {
     pub fn launch_on(port: u16, args: &[&str], env: &[(&str, &str)]) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let log = NamedTempFile::new().unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_inference-sim"))
             .args([
                 "--bind-address",
@@ -72,11 +75,12 @@ impl Sim {
             .env_remove("POD_NAMESPACE")
             .envs(env.iter().copied())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(log.reopen().unwrap())
             .spawn()
             .unwrap();
         Sim {
             child,
+            log,
             address,
             client: reqwest::Client::builder().no_proxy().build().unwrap(),
         }
@@ -131,6 +135,11 @@ impl Sim {
         serde_json::from_str(&get(self.address, path).await.unwrap()).unwrap()
     }
 
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log.path()).unwrap()
+    }
+
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -179,14 +188,16 @@ pub fn https() -> reqwest::Client {
     client.danger_accept_invalid_certs(true).build().unwrap()
 }
 
-/// The first of two ports that follow each other, both given out once.
-pub fn two_ports() -> u16 {
+/// The first of `n` ports that follow each other, all given out once.
+pub fn ports_in_a_row(n: u16) -> u16 {
     let mut first = ports::free();
-    loop {
-        let second = ports::free();
-        if second == first + 1 {
-            return first;
+    let mut last = first;
+    while last + 1 < first + n {
+        let next = ports::free();
+        if next != last + 1 {
+            first = next;
         }
-        first = second;
+        last = next;
     }
+    first
 }

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::options::{LISTS, List};
+use super::lists::{LISTS, List};
 use crate::base::flags::Parsed;
 
 /// Every rule that is broken, as a line.

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::options::{LISTS, List};
+use super::live::Source;
 use super::settings::duration;
 use crate::base::flags::Parsed;
 use crate::simulator::engine;
 use crate::simulator::failure::{Failures, Kind};
 use crate::simulator::kv_cache::hash::Algorithm;
 use crate::simulator::kv_events::Layout;
-use crate::simulator::kv_events::publisher::{self, Target, Topic};
+use crate::simulator::kv_events::publisher::{self, Again, Target, Topic};
 use crate::simulator::latency::{Calculator, Latency, Spread};
 use crate::simulator::machine::Settings;
 use crate::simulator::metrics::fake::Fake;
@@ -34,12 +34,13 @@ pub struct Known<'a> {
 /// Reads it all; what is wrong goes to `errors`.
 pub fn read(
     p: &Parsed,
-    lists: &[List; LISTS.len()],
-    env: &dyn Fn(&str) -> Option<String>,
+    source: &Arc<Source>,
     known: &Known,
     notes: &mut Vec<String>,
     errors: &mut Vec<String>,
 ) -> Settings {
+    let lists = &source.lists;
+    let env = &|name: &str| source.env(name);
     let number = |name: &str| usize::try_from(p.int(name)).unwrap_or(0);
     let calculator = calculator(p.text("latency-calculator"), errors);
     let latency = latency(p, calculator, notes, errors);
@@ -78,11 +79,18 @@ pub fn read(
             hash_seed(p, env),
         ),
         events: events(p, env, known, errors),
+        reader: source.reader(),
     }
 }
 
 /// A duration that is not negative.
-fn span(p: &Parsed, name: &str, words: &str, notes: &mut Vec<String>, errors: &mut Vec<String>) -> Duration {
+pub fn span(
+    p: &Parsed,
+    name: &str,
+    words: &str,
+    notes: &mut Vec<String>,
+    errors: &mut Vec<String>,
+) -> Duration {
     let value = duration(p, name, notes)
         .and_then(|d| d.to_std().ok_or_else(|| format!("{words} cannot be negative")));
     value.unwrap_or_else(|e| {
@@ -262,10 +270,13 @@ fn events(
         _ => Layout::Block,
     };
     let by_port = choice(p, "kv-event-topic", &["ip", "ip-port"], errors) == "ip-port";
-    if endpoint.is_empty() || !p.bool("enable-kvcache") {
+    let replay = replay(p, errors);
+    if (endpoint.is_empty() && replay.is_none()) || !p.bool("enable-kvcache") {
         return None;
     }
-    if let Err(e) = publisher::check(endpoint) {
+    if !endpoint.is_empty()
+        && let Err(e) = publisher::check(endpoint)
+    {
         errors.push(e);
     }
     let (model, port) = (known.model.to_owned(), known.port);
@@ -276,10 +287,43 @@ fn events(
         (false, false) => Topic::Ip(ip, model),
     };
     let target = Target {
-        endpoint: endpoint.to_owned(),
+        endpoint: Some(endpoint.to_owned()).filter(|e| !e.is_empty()),
         topic,
         batch: usize::try_from(p.int("event-batch-size")).unwrap_or(1),
         rank: u16::try_from(p.int("data-parallel-rank")).unwrap_or(0),
+        replay,
     };
     Some((target, layout))
+}
+
+/// Where and how sent events can be asked for again.
+fn replay(p: &Parsed, errors: &mut Vec<String>) -> Option<Again> {
+    let with_topic = choice(p, "kv-events-replay-frames", &["topic", "vllm"], errors) == "topic";
+    let endpoint = p.text("kv-events-replay-endpoint");
+    if endpoint.is_empty() {
+        return None;
+    }
+    let messages = p.int("kv-events-replay-queue-size");
+    if messages < 1 {
+        errors.push("kv-events-replay-queue-size cannot be less than 1".to_owned());
+    }
+    let last_rank = p.int("data-parallel-rank").max(0) + p.int("data-parallel-size") - 1;
+    match publisher::listening(endpoint) {
+        Ok((_, port)) if i64::from(port).saturating_add(last_rank) > 65_535 => {
+            errors.push(format!(
+                "kv-events-replay-endpoint {endpoint}: the ports of {last_rank} further ranks must end at 65535"
+            ));
+            None
+        }
+        Ok((address, port)) => Some(Again {
+            address,
+            port,
+            messages: usize::try_from(messages).unwrap_or(1),
+            with_topic,
+        }),
+        Err(e) => {
+            errors.push(e);
+            None
+        }
+    }
 }

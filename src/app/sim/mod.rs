@@ -2,11 +2,15 @@
 
 mod checks;
 mod download;
+mod events;
+mod lists;
+mod live;
 mod machine;
 mod options;
 mod run;
 mod serving;
 mod settings;
+mod shown;
 #[cfg(test)]
 mod tests;
 mod tls;

@@ -1,24 +1,13 @@
-//! The flags of `inference-sim` (simulator.md §1), and how lists are taken out of the command line (§1.1).
-
-use std::ffi::OsString;
+//! The flags of `inference-sim` (simulator.md §1).
 
 use crate::base::flags::{Flag, Kind, flag, ours};
 
 const SERVING: &str = "Serving";
-const LATENCY: &str = "Latency";
+pub(super) const LATENCY: &str = "Latency";
 const CACHE: &str = "KV cache";
 const TEXT: &str = "Texts";
 const TOOLS: &str = "Tool calls";
-const LOGGING: &str = "Logging (accepted for compatibility)";
-
-/// Flags that take several words: `--x a b c` up to the next word that begins with `--`.
-pub const LISTS: [&str; 5] = [
-    "served-model-name",
-    "lora-modules",
-    "failure-types",
-    "fake-metrics",
-    "config",
-];
+pub(super) const LOGGING: &str = "Logging (accepted for compatibility)";
 
 /// Every flag. Durations are texts here: a bare number stands for milliseconds.
 pub static FLAGS: &[Flag] = &[
@@ -51,6 +40,20 @@ pub static FLAGS: &[Flag] = &[
         "1000",
         SERVING,
         "requests waiting at most; more are answered with 429",
+    ),
+    flag(
+        "startup-duration",
+        Kind::Text,
+        "0",
+        SERVING,
+        "not ready (503 from /ready and /health/ready) for so long after the start",
+    ),
+    flag(
+        "log-http",
+        Kind::Bool,
+        "false",
+        SERVING,
+        "log every request and its answer",
     ),
     flag("max-loras", Kind::Int, "1", SERVING, "adapters loaded at once"),
     flag(
@@ -347,8 +350,29 @@ pub static FLAGS: &[Flag] = &[
         Kind::Int,
         "0",
         CACHE,
-        "attempts to connect there",
+        "accepted; connecting is tried for ever",
     ),
+    flag(
+        "kv-events-replay-endpoint",
+        Kind::Text,
+        "",
+        CACHE,
+        "where sent KV events can be asked for again: tcp://*:port or tcp://address:port; rank r listens r ports further",
+    ),
+    flag(
+        "kv-events-replay-queue-size",
+        Kind::Int,
+        "1024",
+        CACHE,
+        "messages kept for that",
+    ),
+    ours(flag(
+        "kv-events-replay-frames",
+        Kind::Text,
+        "topic",
+        CACHE,
+        "their frames: topic (topic, number, batch) or vllm (number, batch)",
+    )),
     flag(
         "event-batch-size",
         Kind::Int,
@@ -500,69 +524,3 @@ pub static FLAGS: &[Flag] = &[
     flag("stderrthreshold", Kind::Text, "2", LOGGING, "klog's"),
     flag("vmodule", Kind::Text, "", LOGGING, "klog's"),
 ];
-
-/// Boolean flags with a twin that turns them off: `--no-x` is `--x=false`.
-const TWINS: [&str; 4] = [
-    "enable-sleep-mode",
-    "mm-encoder-only",
-    "enforce-eager",
-    "enable-prefix-caching",
-];
-
-/// Values of one list flag, in order; `None`: not given.
-pub type List = Option<Vec<String>>;
-
-/// Takes the list flags out of `args`: `--x=v` is one value, `--x v1 v2` all words up to the next `--`.
-pub fn take_lists(args: Vec<OsString>) -> (Vec<OsString>, [List; LISTS.len()]) {
-    let mut rest = Vec::with_capacity(args.len());
-    let mut lists: [List; LISTS.len()] = Default::default();
-    let mut taking: Option<usize> = None;
-    for arg in args {
-        let word = arg.to_str().unwrap_or("");
-        if let Some(twin) = word.strip_prefix("--no-").filter(|n| TWINS.contains(n)) {
-            taking = None;
-            rest.push(format!("--{twin}=false").into());
-            continue;
-        }
-        if let Some(name) = word.strip_prefix("--") {
-            let (name, value) = name.split_once('=').map_or((name, None), |(n, v)| (n, Some(v)));
-            taking = LISTS.iter().position(|l| *l == name);
-            if let Some(i) = taking {
-                let values = value.filter(|v| !v.is_empty()).map(str::to_owned);
-                lists[i] = Some(values.into_iter().collect());
-                if value.is_some() {
-                    taking = None;
-                }
-                continue;
-            }
-        } else if let Some(list) = taking.and_then(|i| lists[i].as_mut()) {
-            if !word.is_empty() {
-                list.push(word.to_owned());
-            }
-            continue;
-        }
-        rest.push(arg);
-    }
-    (rest, lists)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lists_end_at_the_next_flag() {
-        let args = "--model m --served-model-name a b --no-enforce-eager --port 1 --lora-modules={\"name\":\"x\"} stray --config c";
-        let (rest, lists) = take_lists(args.split(' ').map(OsString::from).collect());
-        assert_eq!(
-            rest,
-            ["--model", "m", "--enforce-eager=false", "--port", "1", "stray"]
-        );
-        assert_eq!(lists[0].as_deref(), Some(&["a".to_owned(), "b".to_owned()][..]));
-        assert_eq!(lists[1].as_deref(), Some(&["{\"name\":\"x\"}".to_owned()][..]));
-        assert_eq!(
-            (lists[2].clone(), lists[4].as_ref().map(Vec::len)),
-            (None, Some(1))
-        );
-    }
-}

@@ -3,22 +3,24 @@
 use std::io;
 use std::sync::Arc;
 
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::download::{self, DownloadError};
+use super::events;
 use super::serving::Serving;
 use super::settings::Settings;
 use super::tls::{self, TlsError};
 use crate::net::listen::{self, BindError, Reach};
 use crate::net::tls::ServerTls;
 use crate::simulator::Config;
+use crate::simulator::control::Fields;
 use crate::simulator::dataset::{Dataset, DatasetError};
 use crate::simulator::grpc;
 use crate::simulator::http;
-use crate::simulator::kv_events::publisher;
 use crate::simulator::machine::Machine;
 use crate::simulator::serve::{Limits, serve};
 use crate::simulator::server::Simulator;
@@ -69,6 +71,10 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
 
 async fn serve_all(settings: Settings) -> Result<(), RunError> {
     let mut signals = Signals::new()?;
+    if let Ok(shown) = settings.config.machine.reader.read(&Fields::new()) {
+        let configuration = Value::Object(shown.shown);
+        tracing::info!(%configuration, "Configuration:");
+    }
     let ready = tokio::select! {
         ready = prepare(&settings) => ready?,
         () = signals.next() => return Ok(()),
@@ -89,10 +95,8 @@ async fn serve_all(settings: Settings) -> Result<(), RunError> {
         let listener = TcpListener::from_std(listen::bind(reach, port, "port")?)?;
         let tokenizer = tokenizer(&settings.config, &settings.serving)?;
         let config = of_rank(&settings.config, port, rank);
-        let (machine, events) = Machine::start(config.machine.clone())?;
-        if let Some((target, inbox)) = events {
-            tokio::spawn(publisher::run(target, inbox));
-        }
+        let (machine, changes) = Machine::start(config.machine.clone())?;
+        changes.map(events::start).transpose()?;
         let simulator = Arc::new(Simulator::new(config, machine, tokenizer, ready.clone()));
         let shown = settings.serving.rank.unwrap_or(rank);
         tracing::info!(

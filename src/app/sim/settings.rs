@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::Deserialize;
@@ -11,8 +12,10 @@ use crate::base::duration::GoDuration;
 use crate::base::flags::{self, Parsed, Stop};
 use crate::simulator::{Compat, Config};
 
+use super::lists::take_lists;
+use super::live::Source;
 use super::machine;
-use super::options::{FLAGS, LISTS, List, take_lists};
+use super::options::FLAGS;
 use super::serving::{self, Serving};
 use super::{checks, yaml_file};
 
@@ -74,12 +77,16 @@ pub fn read(program: &str, args: Vec<OsString>, env: &dyn Fn(&str) -> Option<Str
         }
     }
     line.extend(rest);
-    let (parsed, stop) = flags::parse(FLAGS, &line);
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let source = Arc::new(Source::new(line, lists, now.as_nanos() as i64, env));
+    let (parsed, stop) = flags::parse(FLAGS, &source.words);
     notes.extend(parsed.notes.clone());
     match stop {
         Some(Stop::Help) => CommandLine::Help(flags::help(program, FLAGS)),
         Some(Stop::Usage(text)) => CommandLine::Refused(format!("{}\n{text}", flags::help(program, FLAGS))),
-        None => match settings(&parsed, &lists, env, &mut notes) {
+        None => match settings(&parsed, &source, &mut notes) {
             Ok(settings) => CommandLine::Run(Box::new(settings), notes),
             Err(errors) => CommandLine::Refused(errors.join("\n")),
         },
@@ -89,23 +96,33 @@ pub fn read(program: &str, args: Vec<OsString>, env: &dyn Fn(&str) -> Option<Str
 /// A duration in Go's notation; a bare number is milliseconds, with a warning.
 pub(super) fn duration(p: &Parsed, name: &str, notes: &mut Vec<String>) -> Result<GoDuration, String> {
     let text = p.text(name);
-    if let Ok(ms) = text.parse::<i64>() {
-        if ms != 0 {
-            notes.push(format!(
-                "warning: --{name}={ms}: a number without a unit is deprecated, write {ms}ms"
-            ));
-        }
-        return Ok(GoDuration(ms.saturating_mul(1_000_000)));
+    if let Some(ms) = text.parse::<i64>().ok().filter(|ms| *ms != 0) {
+        notes.push(format!(
+            "warning: --{name}={ms}: a number without a unit is deprecated, write {ms}ms"
+        ));
     }
-    GoDuration::parse(text).map_err(|_| format!("invalid duration format: {text} (--{name})"))
+    span_of(text).ok_or_else(|| format!("invalid duration format: {text} (--{name})"))
 }
 
-fn settings(
+/// A duration in Go's notation, or milliseconds.
+pub(super) fn span_of(text: &str) -> Option<GoDuration> {
+    match text.parse::<i64>() {
+        Ok(ms) => Some(GoDuration(ms.saturating_mul(1_000_000))),
+        Err(_) => GoDuration::parse(text).ok(),
+    }
+}
+
+/// Reads and checks everything; lines for stderr go to `notes`.
+///
+/// # Errors
+/// Everything that is wrong.
+pub(super) fn settings(
     p: &Parsed,
-    lists: &[List; LISTS.len()],
-    env: &dyn Fn(&str) -> Option<String>,
+    source: &Arc<Source>,
     notes: &mut Vec<String>,
 ) -> Result<Settings, Vec<String>> {
+    let lists = &source.lists;
+    let env = &|name: &str| source.env(name);
     let mut errors = Vec::new();
     let mut model = p.text("model").to_owned();
     if !p.is_set("model") {
@@ -159,14 +176,12 @@ fn settings(
     check(bind.is_ok(), "bind-address must be an IP address");
     let adapters = adapters(&model, lists[1].as_deref().unwrap_or(&[]), &mut errors);
     let number = |name: &str| usize::try_from(p.int(name)).unwrap_or(0);
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
     let seed = if p.is_set("seed") {
-        p.int("seed").cast_unsigned()
+        p.int("seed")
     } else {
-        now.as_nanos() as u64
-    };
+        source.seed
+    }
+    .cast_unsigned();
     let named = lists[0].clone().filter(|names| !names.is_empty());
     let served_names = named.unwrap_or_else(|| vec![model.clone()]);
     let known = machine::Known {
@@ -176,7 +191,8 @@ fn settings(
         seed,
         v050: serving::compat(p) == Compat::V050,
     };
-    let machine = machine::read(p, lists, env, &known, notes, &mut errors);
+    let startup = machine::span(p, "startup-duration", "startup duration", notes, &mut errors);
+    let machine = machine::read(p, source, &known, notes, &mut errors);
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -205,6 +221,9 @@ fn settings(
         sleep_mode: p.bool("enable-sleep-mode") && env("VLLM_SERVER_DEV_MODE").as_deref() == Some("1"),
         embedding_dimensions: number("default-embedding-dimensions"),
         compat: serving::compat(p),
+        startup,
+        log_http: p.bool("log-http"),
+        ranks: u16::try_from(p.int("data-parallel-size")).unwrap_or(1),
     };
     let bind = bind.ok().filter(|a| !(a.is_ipv6() && a.is_unspecified()));
     Ok(Settings {

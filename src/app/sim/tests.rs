@@ -3,6 +3,9 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use serde_json::json;
+
+use super::options::{FLAGS, LOGGING};
 use super::settings::{CommandLine, Settings, read};
 
 const C1: &str = "port: 8001
@@ -16,6 +19,7 @@ lora-modules:
 - '{\"name\":\"lora2\",\"path\":\"/p2\"}'
 time-to-first-token: 2000
 inter-token-latency: 1000
+kv-cache-transfer-latency: 100
 seed: 100100100
 ";
 
@@ -51,6 +55,8 @@ fn a_file_is_read_with_bare_numbers_as_milliseconds() {
         Duration::from_secs(2)
     );
     assert_eq!(c.machine.engine.latency.inter_token.0, Duration::from_secs(1));
+    assert_eq!(c.machine.engine.latency.transfer.0, Duration::from_millis(100));
+    assert_eq!(c.machine.engine.max_cpu_loras, 5);
 }
 
 #[test]
@@ -139,6 +145,61 @@ fn every_broken_rule_has_its_text() {
         (
             "--zmq-max-connect-attempts -1",
             "zmq retries times cannot be negative",
+        ),
+        (
+            "--enable-kvcache --kv-events-replay-endpoint tcp://host:1",
+            "kv-events-replay-endpoint tcp://host:1 must be tcp://*:port or tcp://address:port",
+        ),
+        (
+            "--kv-events-replay-endpoint tcp://*:65535 --data-parallel-size 2",
+            "kv-events-replay-endpoint tcp://*:65535: the ports of 1 further ranks must end at 65535",
+        ),
+        (
+            "--kv-events-replay-endpoint tcp://*:5558 --kv-events-replay-queue-size 0",
+            "kv-events-replay-queue-size cannot be less than 1",
+        ),
+        (
+            "--time-to-first-token 1s --time-to-first-token-std-dev 301ms",
+            "time to first token standard deviation cannot be more than 30% of time to first token",
+        ),
+        (
+            "--inter-token-latency 1s --inter-token-latency-std-dev 301ms",
+            "inter token latency standard deviation cannot be more than 30% of inter token latency",
+        ),
+        (
+            "--kv-cache-transfer-latency 1s --kv-cache-transfer-latency-std-dev 301ms",
+            "kv-cache tranfer standard deviation cannot be more than 30% of kv-cache tranfer",
+        ),
+        (
+            "--kv-cache-transfer-time-per-token 1s --kv-cache-transfer-time-std-dev 301ms",
+            "kv-cache tranfer time standard deviation cannot be more than 30% of kv-cache tranfer time",
+        ),
+        (
+            "--prefill-time-per-token 1s --prefill-time-std-dev 301ms",
+            "prefill time standard deviation cannot be more than 30% of prefill time per token",
+        ),
+        (
+            "--time-to-first-token-std-dev -1s",
+            "time to first token standard deviation cannot be negative",
+        ),
+        ("--prefill-overhead -1s", "prefill overhead cannot be negative"),
+        (
+            "--kv-cache-transfer-latency -1s",
+            "kv-cache tranfer time cannot be negative",
+        ),
+        (
+            "--kv-cache-transfer-time-per-token -1s",
+            "kv-cache tranfer time per token cannot be negative",
+        ),
+        ("--max-loras 0", "max LoRAs cannot be less than 1"),
+        (
+            "--fake-metrics {\"kv-cache-usage\":1.5}",
+            "fake metrics KV cache usage must be between 0 and 1",
+        ),
+        ("--startup-duration -1s", "startup duration cannot be negative"),
+        (
+            "--kv-events-replay-frames both",
+            "invalid kv-events-replay-frames 'both', valid values are: topic, vllm",
         ),
         (
             "--zmq-max-connect-attempts 11",
@@ -245,6 +306,27 @@ fn every_broken_rule_has_its_text() {
 }
 
 #[test]
+fn made_up_metrics_are_the_same_on_the_command_line_and_in_a_file() {
+    let words_of = r#"{"running-requests":10,"waiting-requests":"ramp:0:5:1s","kv-cache-usage":0.4,"loras":[
+        {"running":"a,b","waiting":"c","timestamp":1257894567}],"ttft-buckets-values":[1,2],
+        "request-success-total":{"stop":20},"total-prompt-tokens":7}"#;
+    let yaml = "model: m
+fake-metrics:
+  running-requests: 10
+  waiting-requests: ramp:0:5:1s
+  kv-cache-usage: 0.4
+  loras: ['{\"running\":\"a,b\",\"waiting\":\"c\",\"timestamp\":1257894567}']
+  ttft-buckets-values: [1, 2]
+  request-success-total: {stop: 20}
+  totalprompttokens: 7
+";
+    let typed = words(&["--model", "m", "--fake-metrics", words_of], &[]).unwrap();
+    let filed = with_file(yaml, &[]);
+    let shown = |s: &Settings| format!("{:?}", s.config.machine.engine.fake.as_ref().unwrap());
+    assert_eq!(shown(&typed), shown(&filed));
+}
+
+#[test]
 fn the_environment_completes_the_command_line() {
     let env = [
         ("SIM_MODEL", "e"),
@@ -270,4 +352,48 @@ fn the_flags_of_klog_and_vllm_are_taken() {
         .map(|_| ())
         .unwrap_err();
     assert!(error.contains("unknown flag: --no-nonsense"), "{error}");
+}
+
+#[test]
+fn all_settings_are_shown_as_they_hold() {
+    let env = [("PYTHONHASHSEED", "9"), ("SIM_MODEL", "e")];
+    let line = [
+        "--max-loras",
+        "3",
+        "--inter-token-latency",
+        "1500",
+        "--lora-modules",
+        r#"{"name":"l","path":"/l"}"#,
+        "--dataset-url",
+        "https://me:pw@h/d?sig=1",
+        "--dataset-path",
+        "d",
+        "--seed",
+        "-7",
+    ];
+    let s = words(&line, &env).unwrap();
+    let shown = s.config.machine.reader.read(&Default::default()).unwrap().shown;
+    for (name, value) in [
+        ("model", json!("e")),
+        ("served-model-name", json!(["e"])),
+        ("max-cpu-loras", json!(3)),
+        ("inter-token-latency", json!("1.5s")),
+        ("lora-modules", json!([{"name": "l", "path": "/l"}])),
+        ("dataset-url", json!("https://***@h/d?***")),
+        ("hash-seed", json!("9")),
+        ("seed", json!(-7)),
+        ("port", json!(8000)),
+        ("failure-types", json!([])),
+        ("fake-metrics", json!(null)),
+    ] {
+        assert_eq!(shown[name], value, "{name}");
+    }
+    // Every flag that means something, and nothing else.
+    let names: Vec<&str> = FLAGS
+        .iter()
+        .filter(|f| f.group != LOGGING && f.name != "config")
+        .map(|f| f.name)
+        .collect();
+    assert!(names.iter().all(|name| shown.contains_key(*name)));
+    assert_eq!(shown.len(), names.len());
 }

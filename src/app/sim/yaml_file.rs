@@ -4,7 +4,8 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::options::{FLAGS, LISTS, List};
+use super::lists::{LISTS, List};
+use super::options::FLAGS;
 use crate::api::document::{Mistakes, Node, Place, Value};
 use crate::base::flags::{self, Stop};
 use crate::base::suggest;

@@ -16,6 +16,7 @@ use super::ticket::Cell;
 use super::{Config, Counts, Job, Refused, nanos};
 use crate::simulator::kv_cache::{KvCache, NoCapacity};
 use crate::simulator::kv_events::Outbox;
+use crate::simulator::latency::Latency;
 use crate::simulator::metrics::Stats;
 use crate::simulator::metrics::lora_info::LoraInfo;
 use crate::simulator::metrics::page::Gauges;
@@ -90,6 +91,11 @@ impl Core {
             ended: false,
             config,
         }
+    }
+
+    /// Latencies of all that is drawn from now on.
+    pub fn set_latency(&mut self, latency: Latency) {
+        self.config.latency = latency;
     }
 
     /// Takes a job in.

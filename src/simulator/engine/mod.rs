@@ -19,7 +19,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use self::core::Core;
 pub use ticket::{Started, Ticket};
@@ -131,7 +131,8 @@ struct Shared {
     /// There is something earlier to do than what the thread waits for.
     earlier: Condvar,
     epoch: Instant,
-    fake: Option<Arc<Fake>>,
+    /// Read for a page, written by a change.
+    fake: RwLock<Option<Arc<Fake>>>,
     labels: Labels,
 }
 
@@ -202,7 +203,7 @@ impl Engine {
             .unwrap_or_default();
         let shared = Arc::new(Shared {
             epoch: Instant::now(),
-            fake: config.fake.clone(),
+            fake: RwLock::new(config.fake.clone()),
             labels: config.labels.clone(),
             core: Mutex::new(Core::new(config, events, since_1970)),
             earlier: Condvar::new(),
@@ -229,6 +230,11 @@ impl Engine {
         self.0.0.change(|core, now| core.cancel(order, now));
     }
 
+    /// Time since the start.
+    pub fn age(&self) -> Duration {
+        self.0.0.epoch.elapsed()
+    }
+
     /// Counts now.
     pub fn counts(&self) -> Counts {
         self.0.0.core.lock().counts()
@@ -239,10 +245,23 @@ impl Engine {
         self.0.0.change(|core, now| core.switch_cache(on, now));
     }
 
+    /// Latencies from now on, of jobs that run already, too, and made-up metrics. A function of time that stays goes
+    /// on, a new one begins.
+    pub fn change(&self, latency: Latency, fake: Option<Arc<Fake>>) {
+        let shared = &self.0.0;
+        shared.core.lock().set_latency(latency);
+        let mut shown = shared.fake.write();
+        *shown = fake.map(|fake| match shown.as_ref() {
+            Some(old) => Arc::new(Fake::clone(&fake).after(old, shared.epoch.elapsed())),
+            None => fake,
+        });
+    }
+
     /// The metrics page, as OpenMetrics text.
     pub fn page(&self) -> String {
         let shared = &self.0.0;
-        if let Some(fake) = &shared.fake {
+        let fake = shared.fake.read().clone();
+        if let Some(fake) = fake {
             let gauges = fake.gauges(shared.epoch.elapsed());
             let mut loras = fake.loras.iter();
             return super::metrics::page::write(

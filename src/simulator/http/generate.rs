@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::events::{self, DONE, Writer, frame};
 use super::order::{self, Input, Order, Wish};
-use super::{body, with_headers};
+use super::{body, on_purpose, with_headers};
 use crate::base::flags::parse_bool;
 use crate::simulator::Compat;
 use crate::simulator::api::answer::{Function, LogprobsOf, Part, ToolCall, Whole};
@@ -44,12 +44,7 @@ async fn generate(
     body: Body,
     given: Option<&str>,
 ) -> Result<(String, Response), Refusal> {
-    if let Some(failure) = sim.machine.fails() {
-        return Err(Refusal {
-            param: failure.param,
-            ..Refusal::new(failure.status, failure.message)
-        });
-    }
+    on_purpose::check(sim, headers)?;
     let whole = body::read(sim, headers, body).await?;
     let request: Request = whole.json().map_err(Refusal::unreadable)?;
     drop(whole);

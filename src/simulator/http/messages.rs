@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::events::{self, Writer, named};
 use super::order::{self, Wish};
-use super::{Shared, body, generate, with_headers};
+use super::{Shared, body, generate, on_purpose, with_headers};
 use crate::simulator::api::bounded::Bounded;
 use crate::simulator::api::request::Content;
 use crate::simulator::api::{Message, Refusal, ToolChoice, Usage};
@@ -59,6 +59,7 @@ async fn respond(
     headers: &HeaderMap,
     sent: Body,
 ) -> Result<(String, Response), Refusal> {
+    on_purpose::check(sim, headers)?;
     let ask: Ask = body::read(sim, headers, sent)
         .await?
         .json()

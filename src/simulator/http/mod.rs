@@ -3,10 +3,13 @@
 
 mod adapters;
 pub(super) mod body;
+mod control;
 mod embeddings;
 mod events;
 mod generate;
+mod log;
 mod messages;
+mod on_purpose;
 mod pages;
 mod render;
 mod responses;
@@ -19,6 +22,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, Request};
+use axum::middleware;
 use axum::response::Response;
 use axum::routing::{get, post};
 
@@ -34,7 +38,8 @@ pub fn router(sim: Arc<Simulator>) -> Router {
     let chat = |s: Shared, r: Request<Body>| generate::answer(s.0, Endpoint::Chat, r);
     let render_text = |s: Shared, r: Request<Body>| render::answer(s.0, Endpoint::Text, r);
     let render_chat = |s: Shared, r: Request<Body>| render::answer(s.0, Endpoint::Chat, r);
-    Router::new()
+    let log_http = sim.config.log_http;
+    let router = Router::new()
         .route("/v1/completions", post(text))
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions/render", post(render_text))
@@ -47,14 +52,22 @@ pub fn router(sim: Arc<Simulator>) -> Router {
         .route("/v1/load_lora_adapter", post(adapters::load))
         .route("/v1/unload_lora_adapter", post(adapters::unload))
         .route("/tokenize", post(tokenize::answer))
-        .route("/health", get(pages::empty_object))
-        .route("/ready", get(pages::empty_object))
-        .route("/health/ready", get(pages::empty_object))
+        .route("/health", get(pages::health))
+        .route("/ready", get(pages::ready))
+        .route("/health/ready", get(pages::ready))
+        .route("/admin/config", get(control::show).post(control::change))
+        .route("/fake_metrics", post(control::change_metrics))
+        .route("/query", get(pages::engines))
         .route("/metrics", get(pages::metrics))
         .route("/sleep", post(pages::sleep))
         .route("/wake_up", post(pages::wake_up))
         .route("/is_sleeping", get(pages::is_sleeping))
-        .with_state(sim)
+        .with_state(sim);
+    if log_http {
+        router.layer(middleware::from_fn(log::both_ways))
+    } else {
+        router
+    }
 }
 
 /// Adds the headers every answer to a generating request carries.

@@ -4,9 +4,11 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::Shared;
-use super::generate::json;
+use super::generate::{json, refuse};
+use crate::simulator::api::Refusal;
 use crate::simulator::server::unix_seconds;
 use crate::wire::prom_text::Format;
 
@@ -50,9 +52,32 @@ pub async fn models(State(sim): Shared) -> Response {
     json(StatusCode::OK, serde_json::to_string(&models).unwrap_or_default())
 }
 
-/// `GET /health`, `/ready`, `/health/ready`.
-pub async fn empty_object() -> Response {
+/// `GET /health`.
+pub async fn health() -> Response {
     json(StatusCode::OK, "{}".to_owned())
+}
+
+/// `GET /ready`, `/health/ready`.
+pub async fn ready(State(sim): Shared) -> Response {
+    let left = sim.config.startup.saturating_sub(sim.machine.engine.age());
+    if left.is_zero() {
+        return json(StatusCode::OK, "{}".to_owned());
+    }
+    let left = left.as_secs_f64();
+    refuse(&Refusal::new(
+        503,
+        format!("The server is starting, for another {left:.1} s."),
+    ))
+}
+
+/// `GET /query`: by which id others know the engine of each rank, as Mooncake's bootstrap server says.
+pub async fn engines(State(sim): Shared) -> Response {
+    let engine = |rank: u16| {
+        let id = sim.config.engine_id(rank).to_string();
+        (rank.to_string(), json!({"engine_id": id}))
+    };
+    let engines: serde_json::Map<_, _> = (0..sim.config.ranks).map(engine).collect();
+    json(StatusCode::OK, Value::Object(engines).to_string())
 }
 
 /// `GET /metrics`.

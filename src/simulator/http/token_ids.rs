@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::events::{self, DONE, Writer, frame};
 use super::generate::{json, refuse};
 use super::order::{self, Input, Wish};
-use super::{Shared, body, with_headers};
+use super::{Shared, body, on_purpose, with_headers};
 use crate::simulator::api::bounded::Bounded;
 use crate::simulator::api::{Refusal, Usage};
 use crate::simulator::choice::Piece;
@@ -62,6 +62,7 @@ async fn generate(
     headers: &HeaderMap,
     sent: Body,
 ) -> Result<(String, Response), Refusal> {
+    on_purpose::check(sim, headers)?;
     let ask: Ask = body::read(sim, headers, sent)
         .await?
         .json()

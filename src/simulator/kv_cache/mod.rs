@@ -152,6 +152,8 @@ impl KvCache {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use rand::rngs::SmallRng;
+    use rand::{RngExt, SeedableRng};
 
     enum Do {
         Take(&'static [u64]),
@@ -247,6 +249,35 @@ mod tests {
         let mut cache = KvCache::new(10);
         cache.take(&[1, 3], |_| {}).unwrap();
         assert_eq!(cache.take(&[1, 2, 3], |_| {}), Ok(1));
+    }
+
+    #[test]
+    fn many_tasks_find_only_that_there_is_no_room() {
+        for (size, operations) in [(1000, 100), (100, 10)] {
+            let mut cache = KvCache::new(size);
+            let mut rng = SmallRng::seed_from_u64(5);
+            // Fifty tasks in turn: each takes blocks, and gives them back at its next turn.
+            let mut held: Vec<Option<Vec<u64>>> = vec![None; 50];
+            for _ in 0..operations * 2 {
+                for task in &mut held {
+                    *task = match task.take() {
+                        Some(hashes) => {
+                            cache.release(&hashes);
+                            None
+                        }
+                        None => {
+                            let n = rng.random_range(2..=10);
+                            let hashes: Vec<u64> = (0..n).map(|_| rng.random_range(0..=100)).collect();
+                            cache.take(&hashes, |_| {}).is_ok().then_some(hashes)
+                        }
+                    };
+                }
+            }
+            held.iter().flatten().for_each(|hashes| cache.release(hashes));
+            assert_eq!(cache.used(), 0);
+            // All hashes there are, or as many as there is room for.
+            assert_eq!(cache.unused(), size.min(101));
+        }
     }
 
     proptest! {

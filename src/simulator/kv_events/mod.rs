@@ -1,8 +1,11 @@
 //! Tells others which blocks the KV cache has (simulator.md §11.3): the engine hands changes to an [`Outbox`], a task
-//! ([`publisher`]) sends them in batches over ZMQ. What nobody takes is dropped, never waited for.
+//! ([`publisher`]) sends them in batches over ZMQ, and [`replay`] sends the latest ones again. What nobody takes is
+//! dropped, never waited for.
 
 mod layout;
 pub mod publisher;
+pub mod replay;
+pub mod window;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

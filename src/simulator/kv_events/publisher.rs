@@ -1,6 +1,11 @@
 //! Sends KV events: a PUB socket that connects to whoever listens, and does so again when the connection is lost.
 //! Three frames a message: topic, number from 1 on in eight bytes, batch. Started by `app::sim`.
+//!
+//! While nobody listens, events wait; where messages can be asked for again, they are made and kept instead.
 
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -8,6 +13,7 @@ use futures::StreamExt;
 use tokio::time::{Instant, sleep, sleep_until};
 use zeromq::{PubSocket, Socket, SocketEvent, SocketOptions, SocketSend, ZmqMessage};
 
+use super::window::Window;
 use super::{Inbox, layout};
 
 /// Longest wait of an event for others to share its message.
@@ -44,14 +50,29 @@ impl std::fmt::Display for Topic {
 /// What a publisher is told.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Where to connect: `tcp://host:port`.
-    pub endpoint: String,
+    /// Where to connect: `tcp://host:port`; `None`: nobody is told as it happens.
+    pub endpoint: Option<String>,
     /// First frame of every message.
     pub topic: Topic,
     /// Events per message at most; at least 1.
     pub batch: usize,
     /// Rank the events are of.
     pub rank: u16,
+    /// Where what was sent can be asked for again.
+    pub replay: Option<Again>,
+}
+
+/// Messages can be asked for again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Again {
+    /// Address to listen on; `None`: every address.
+    pub address: Option<IpAddr>,
+    /// Port.
+    pub port: u16,
+    /// Messages kept at most; at least 1.
+    pub messages: usize,
+    /// They have their topic, as they had when they were published.
+    pub with_topic: bool,
 }
 
 impl Target {
@@ -62,9 +83,14 @@ impl Target {
             Topic::IpPort(ip, _, model) => Topic::IpPort(ip, port, model),
             Topic::Localhost(_, model) => Topic::Localhost(port, model),
         };
+        let mut replay = self.replay.clone();
+        if let Some(again) = &mut replay {
+            again.port = again.port.saturating_add(rank);
+        }
         Target {
             topic,
             rank,
+            replay,
             ..self.clone()
         }
     }
@@ -73,6 +99,7 @@ impl Target {
 struct Publisher {
     target: Target,
     inbox: Inbox,
+    window: Option<Arc<Window>>,
     sequence: u64,
     waiting: Vec<Vec<u8>>,
     flush: Instant,
@@ -93,52 +120,102 @@ pub fn check(endpoint: &str) -> Result<(), String> {
     }
 }
 
-/// Sends what comes until the engine is gone.
-pub async fn run(target: Target, inbox: Inbox) {
+/// Where and how many messages can be asked for again: `tcp://*:port` or `tcp://address:port`.
+///
+/// # Errors
+/// It is no such endpoint; the text says why.
+pub fn listening(endpoint: &str) -> Result<(Option<IpAddr>, u16), String> {
+    let wrong = || format!("kv-events-replay-endpoint {endpoint} must be tcp://*:port or tcp://address:port");
+    let rest = endpoint.strip_prefix("tcp://").ok_or_else(wrong)?;
+    let (host, port) = rest.rsplit_once(':').ok_or_else(wrong)?;
+    let port = port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
+    if host == "*" {
+        return Ok((None, port));
+    }
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    match bare.unwrap_or(host).parse::<IpAddr>() {
+        Ok(address) if address.is_ipv6() == bare.is_some() => Ok((Some(address), port)),
+        _ => Err(wrong()),
+    }
+}
+
+/// Sends what comes until the engine is gone, and keeps it in `window`.
+pub async fn run(target: Target, inbox: Inbox, window: Option<Arc<Window>>) {
+    let endpoint = target.endpoint.clone();
     let mut publisher = Publisher {
         target,
         inbox,
+        window,
         sequence: 0,
         waiting: Vec::new(),
         flush: Instant::now(),
     };
-    let mut complained = false;
-    loop {
-        let mut options = SocketOptions::default();
-        options.connect_timeout(CONNECT);
-        let mut socket = PubSocket::with_options(options);
-        let mut monitor = socket.monitor();
-        let endpoint = &publisher.target.endpoint;
-        if let Err(error) = socket.connect(endpoint).await {
-            if !complained {
-                tracing::warn!(endpoint, %error, "Nobody takes KV events; trying again until somebody does");
-                complained = true;
-            }
-            sleep(PAUSE).await;
-            continue;
-        }
-        complained = false;
-        tracing::info!(endpoint, "Connected for KV events");
-        sleep(SUBSCRIBING).await;
-        let lost = async {
-            while let Some(event) = monitor.next().await {
-                if matches!(event, SocketEvent::Disconnected(_)) {
-                    return;
-                }
-            }
-        };
-        tokio::select! {
-            () = lost => tracing::info!(endpoint = publisher.target.endpoint, "The receiver of KV events is gone"),
-            () = publisher.publish(&mut socket) => return,
-        }
-        sleep(PAUSE).await;
+    match endpoint {
+        Some(endpoint) => publisher.publish_to(&endpoint).await,
+        None => publisher.publish(None).await,
     }
 }
 
 impl Publisher {
+    /// Connects, sends, and connects again.
+    async fn publish_to(&mut self, endpoint: &str) {
+        let mut complained = false;
+        loop {
+            let mut options = SocketOptions::default();
+            options.connect_timeout(CONNECT);
+            let mut socket = PubSocket::with_options(options);
+            let mut monitor = socket.monitor();
+            let connected = async {
+                let connected = socket.connect(endpoint).await;
+                match &connected {
+                    Ok(()) => sleep(SUBSCRIBING).await,
+                    Err(_) => sleep(PAUSE).await,
+                }
+                connected
+            };
+            match self.meanwhile(connected).await {
+                None => return,
+                Some(Ok(())) => tracing::info!(endpoint, "Connected for KV events"),
+                Some(Err(error)) => {
+                    if !complained {
+                        tracing::warn!(endpoint, %error, "Nobody takes KV events; trying again until somebody does");
+                        complained = true;
+                    }
+                    continue;
+                }
+            }
+            complained = false;
+            let lost = async {
+                while let Some(event) = monitor.next().await {
+                    if matches!(event, SocketEvent::Disconnected(_)) {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                () = lost => tracing::info!(endpoint, "The receiver of KV events is gone"),
+                () = self.publish(Some(&mut socket)) => return,
+            }
+            if self.meanwhile(sleep(PAUSE)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// What comes of `wait`, during which nobody listens; `None`: there is nothing more to come.
+    async fn meanwhile<T>(&mut self, wait: impl Future<Output = T>) -> Option<T> {
+        if self.window.is_none() {
+            return Some(wait.await);
+        }
+        tokio::select! {
+            outcome = wait => Some(outcome),
+            () = self.publish(None) => None,
+        }
+    }
+
     /// Sends until there is nothing more to come. May be dropped at any await: nothing is lost but what was on its
     /// way.
-    async fn publish(&mut self, socket: &mut PubSocket) {
+    async fn publish(&mut self, mut socket: Option<&mut PubSocket>) {
         loop {
             let full = self.waiting.len() >= self.target.batch;
             let flush = self.flush;
@@ -148,7 +225,7 @@ impl Publisher {
                 event = self.inbox.next() => match event {
                     Some(event) => Some(event),
                     None => {
-                        self.send(socket).await;
+                        self.send(socket.as_deref_mut()).await;
                         return;
                     }
                 },
@@ -161,12 +238,12 @@ impl Publisher {
                     }
                     self.waiting.push(event);
                 }
-                None => self.send(socket).await,
+                None => self.send(socket.as_deref_mut()).await,
             }
         }
     }
 
-    async fn send(&mut self, socket: &mut PubSocket) {
+    async fn send(&mut self, socket: Option<&mut PubSocket>) {
         if self.waiting.is_empty() {
             return;
         }
@@ -175,12 +252,16 @@ impl Publisher {
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default()
             .as_secs_f64();
-        let batch = layout::batch(time, &self.waiting, self.target.rank);
+        let batch = Bytes::from(layout::batch(time, &self.waiting, self.target.rank));
         self.waiting.clear();
+        if let Some(window) = &self.window {
+            window.keep(batch.clone());
+        }
+        let Some(socket) = socket else { return };
         let frames = vec![
             Bytes::from(self.target.topic.to_string()),
             Bytes::copy_from_slice(&self.sequence.to_be_bytes()),
-            Bytes::from(batch),
+            batch,
         ];
         let sent = match ZmqMessage::try_from(frames) {
             Ok(message) => socket.send(message).await.map_err(|e| e.to_string()),
@@ -208,13 +289,20 @@ mod tests {
         ];
         for (topic, expected) in rows {
             let target = Target {
-                endpoint: "tcp://h:1".to_owned(),
+                endpoint: Some("tcp://h:1".to_owned()),
                 topic,
                 batch: 1,
                 rank: 0,
+                replay: Some(Again {
+                    address: None,
+                    port: 5558,
+                    messages: 1,
+                    with_topic: true,
+                }),
             };
             let other = target.of_rank(8001, 3);
             assert_eq!((other.topic.to_string().as_str(), other.rank), (expected, 3));
+            assert_eq!(other.replay.unwrap().port, 5561);
         }
     }
 
@@ -233,6 +321,32 @@ mod tests {
             "tcp://h:x",
         ] {
             assert!(check(bad).unwrap_err().contains("zmq-endpoint"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn endpoints_to_listen_on_are_a_star_or_an_address() {
+        let v4 = Some(IpAddr::from([127, 0, 0, 1]));
+        let v6 = Some("::1".parse().unwrap());
+        for (good, expected) in [
+            ("tcp://*:5558", (None, 5558)),
+            ("tcp://127.0.0.1:1", (v4, 1)),
+            ("tcp://[::1]:65535", (v6, 65_535)),
+        ] {
+            assert_eq!(listening(good), Ok(expected));
+        }
+        for bad in [
+            "*:5558",
+            "tcp://*",
+            "tcp://*:0",
+            "tcp://*:65536",
+            "tcp://host:1",
+            "tcp://::1:1",
+            "tcp://[127.0.0.1]:1",
+            "inproc://x",
+        ] {
+            let error = listening(bad).unwrap_err();
+            assert!(error.contains("must be tcp://*:port"), "{bad}: {error}");
         }
     }
 }

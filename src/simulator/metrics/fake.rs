@@ -7,18 +7,17 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::generator::Generator;
 use super::histogram::Histogram;
 use super::lora_info::State;
 use super::page::Gauges;
 use super::{FINISH_REASONS, LATENCY, Stats, TPOT, TTFT};
-use crate::base::duration::GoDuration;
 
 /// Made-up metrics, checked.
 #[derive(Clone, Debug)]
 pub struct Fake {
-    running: Generator,
-    waiting: Generator,
-    usage: Generator,
+    /// Running, waiting, share of the cache.
+    gauges: [Gauge; 3],
     /// Series of `lora_requests_info`.
     pub loras: Vec<State>,
     /// Counters and histograms.
@@ -27,19 +26,11 @@ pub struct Fake {
     pub all_reasons: bool,
 }
 
-/// A value over time.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Generator {
-    Fixed(f64),
-    Over(Shape, f64, f64, Duration),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Shape {
-    Oscillate,
-    Ramp,
-    RampReset,
-    SquareWave,
+/// A value over time, and when that began.
+#[derive(Clone, Copy, Debug)]
+struct Gauge {
+    value: Generator,
+    begun: Duration,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -97,11 +88,25 @@ impl Fake {
 
     /// The gauges `elapsed` after the start.
     pub fn gauges(&self, elapsed: Duration) -> Gauges {
+        let [running, waiting, usage] = self.gauges.map(|g| g.value.at(elapsed.saturating_sub(g.begun)));
         Gauges {
-            running: self.running.at(elapsed).trunc(),
-            waiting: self.waiting.at(elapsed).trunc(),
-            cache_usage: self.usage.at(elapsed),
+            running: running.trunc(),
+            waiting: waiting.trunc(),
+            cache_usage: usage,
         }
+    }
+
+    /// These metrics instead of `old` ones, `elapsed` after the start: functions that are new begin now.
+    #[must_use]
+    pub fn after(mut self, old: &Fake, elapsed: Duration) -> Fake {
+        for (new, old) in self.gauges.iter_mut().zip(&old.gauges) {
+            new.begun = if new.value == old.value {
+                old.begun
+            } else {
+                elapsed
+            };
+        }
+        self
     }
 }
 
@@ -133,10 +138,9 @@ impl Reader<'_> {
         self.tokens(&mut stats, given);
         self.success(&mut stats, given);
         self.prefix_cache(&mut stats, given);
+        let begun = Duration::ZERO;
         Fake {
-            running,
-            waiting,
-            usage,
+            gauges: [running, waiting, usage].map(|value| Gauge { value, begun }),
             loras: given.loras.iter().filter_map(|l| self.lora(l)).collect(),
             stats,
             all_reasons: given.request_success_total.is_some(),
@@ -351,70 +355,6 @@ impl Reader<'_> {
     }
 }
 
-impl Generator {
-    fn parse(text: &str) -> Result<Self, String> {
-        let wrong = |what: &str| format!("unknown format in fake metric generation function: {what}");
-        let [name, start, end, period] = text.split(':').collect::<Vec<_>>()[..] else {
-            return Err(wrong(
-                "need func:start:end:period in fake metric generation function",
-            ));
-        };
-        let shape = match name {
-            "oscillate" => Shape::Oscillate,
-            "ramp" => Shape::Ramp,
-            "rampreset" => Shape::RampReset,
-            "squarewave" => Shape::SquareWave,
-            _ => {
-                return Err(wrong(&format!(
-                    "{name} is none of oscillate, ramp, rampreset, squarewave"
-                )));
-            }
-        };
-        let number = |text: &str| {
-            let finite = text.parse::<f64>().ok().filter(|x| x.is_finite());
-            finite.ok_or_else(|| wrong(&format!("{text} is not a number")))
-        };
-        let period = GoDuration::parse(period).ok().and_then(|d| d.to_std());
-        let period = period.filter(|p| !p.is_zero());
-        let period = period.ok_or_else(|| wrong("the period must be a positive duration"))?;
-        Ok(Generator::Over(shape, number(start)?, number(end)?, period))
-    }
-
-    fn at(&self, elapsed: Duration) -> f64 {
-        let Generator::Over(shape, start, end, period) = *self else {
-            let Generator::Fixed(value) = *self else {
-                return 0.0;
-            };
-            return value;
-        };
-        let periods = elapsed.as_secs_f64() / period.as_secs_f64();
-        match shape {
-            Shape::Oscillate => {
-                let (middle, amplitude) = ((start + end) / 2.0, (end - start) / 2.0);
-                middle + amplitude * (std::f64::consts::TAU * periods).sin()
-            }
-            Shape::Ramp => start + (end - start) * periods.min(1.0),
-            Shape::RampReset => start + (end - start) * periods.fract(),
-            Shape::SquareWave if periods.fract() < 0.5 => start,
-            Shape::SquareWave => end,
-        }
-    }
-
-    fn least(&self) -> f64 {
-        match *self {
-            Generator::Fixed(x) => x,
-            Generator::Over(_, start, end, _) => start.min(end),
-        }
-    }
-
-    fn most(&self) -> f64 {
-        match *self {
-            Generator::Fixed(x) => x,
-            Generator::Over(_, start, end, _) => start.max(end),
-        }
-    }
-}
-
 fn fill(histogram: &mut Histogram, values: &[i64]) {
     for (at, n) in values.iter().enumerate() {
         histogram.observe_at(at, u64::try_from(*n).unwrap_or(0));
@@ -513,21 +453,17 @@ mod tests {
     }
 
     #[test]
-    fn functions_have_their_values_over_time() {
-        // function -> values at 0, 1/4, 1/2, 3/4 and 5/4 of the period
-        let rows = [
-            ("oscillate:0:10:4s", [5.0, 10.0, 5.0, 0.0, 10.0]),
-            ("ramp:0:8:4s", [0.0, 2.0, 4.0, 6.0, 8.0]),
-            ("rampreset:0:8:4s", [0.0, 2.0, 4.0, 6.0, 2.0]),
-            ("squarewave:1:3:4s", [1.0, 1.0, 3.0, 3.0, 1.0]),
-        ];
-        for (text, expected) in rows {
-            let g = Generator::parse(text).unwrap();
-            for (seconds, value) in [0, 1, 2, 3, 5].into_iter().zip(expected) {
-                let got = g.at(Duration::from_secs(seconds));
-                assert!((got - value).abs() < 1e-9, "{text} at {seconds}: {got}");
-            }
-        }
+    fn functions_that_stay_go_on_and_new_ones_begin() {
+        let [old, new] = ["ramp:0:8:4s", "ramp:8:0:4s"].map(|waiting| {
+            let json = format!(r#"{{"running-requests":"ramp:0:8:4s","waiting-requests":"{waiting}"}}"#);
+            read(&json).unwrap()
+        });
+        let at = Duration::from_secs;
+        let now = new.after(&old, at(2));
+        let values = |fake: &Fake, t| (fake.gauges(at(t)).running, fake.gauges(at(t)).waiting);
+        assert_eq!([values(&now, 2), values(&now, 3)], [(4.0, 8.0), (6.0, 6.0)]);
+        let later = now.clone().after(&now, at(3));
+        assert_eq!(values(&later, 4), (8.0, 4.0));
     }
 
     #[test]

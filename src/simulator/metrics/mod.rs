@@ -2,6 +2,7 @@
 //! lock, so that a page is exact at one moment; [`page`] writes it, and [`fake`] makes one up.
 
 pub mod fake;
+mod generator;
 pub mod histogram;
 pub mod lora_info;
 pub mod page;

@@ -22,21 +22,22 @@ fn blocks(first: u64, prompt: usize, output: usize) -> Job {
 
 #[test]
 fn usage_counts_the_blocks_of_those_who_run() {
-    let mut c = cached(2, 16);
-    c.latency.time_to_first_token.0 = Duration::from_secs(5);
-    let mut d = Drive::new(c);
-    // The first two share their only block; the third would have one of its own, and waits.
-    for (i, first) in [100, 100, 200].into_iter().enumerate() {
-        d.submit(i, 500 * i as u64, blocks(first, 5, 1)).unwrap();
+    // Slots, and milliseconds between requests -> running, waiting, blocks in use.
+    for (slots, step, expected) in [(5, 0, (3.0, 0.0, 2.0)), (2, 500, (2.0, 1.0, 1.0))] {
+        let mut c = cached(slots, 16);
+        c.latency.time_to_first_token.0 = Duration::from_secs(5);
+        let mut d = Drive::new(c);
+        // The first two share their only block; the third has one of its own, unless it waits.
+        for (i, first) in [100, 100, 200].into_iter().enumerate() {
+            d.submit(i, step * i as u64, blocks(first, 5, 1)).unwrap();
+        }
+        d.until(3000);
+        let (gauges, _, _) = d.core.snapshot();
+        let shown = (gauges.running, gauges.waiting, gauges.cache_usage * 16.0);
+        assert_eq!(shown, expected, "{slots} slots");
+        d.until(20_000);
+        d.assert_idle();
     }
-    d.until(3000);
-    let (gauges, _, _) = d.core.snapshot();
-    assert_eq!(
-        (gauges.running, gauges.waiting, gauges.cache_usage),
-        (2.0, 1.0, 1.0 / 16.0)
-    );
-    d.until(20_000);
-    d.assert_idle();
 }
 
 #[test]

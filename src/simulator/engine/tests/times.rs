@@ -65,6 +65,45 @@ fn prefill_and_decode_take_what_the_formulas_say() {
 }
 
 #[test]
+fn calculators_give_the_times_of_first_and_last_tokens() {
+    use crate::simulator::latency::Calculator::{Constant, Default as Auto, PerToken};
+    // calculator, ttft, itl, transfer, overhead, per token, remote -> first and last token
+    let rows = [
+        (Auto, 0, 0, 0, 1000, 50, false, (1250, 1250)),
+        (Constant, 0, 0, 0, 500, 50, false, (0, 0)),
+        (Constant, 1000, 0, 50, 500, 50, true, (50, 50)),
+        (Constant, 0, 50, 50, 0, 0, true, (50, 250)),
+        (PerToken, 50, 50, 20, 1000, 50, false, (1250, 1450)),
+        (PerToken, 50, 50, 20, 1000, 50, true, (0, 200)),
+    ];
+    for row in rows {
+        let (calculator, first, itl, transfer, overhead, per_token, remote, expected) = row;
+        let span = |ms| (Duration::from_millis(ms), Duration::ZERO);
+        let mut c = config(5, 1);
+        c.latency.calculator = calculator;
+        c.latency.time_to_first_token = span(first);
+        c.latency.inter_token = span(itl);
+        c.latency.transfer = span(transfer);
+        c.latency.prefill_overhead = span(overhead).0;
+        c.latency.prefill_per_token = span(per_token);
+        let mut d = Drive::new(c);
+        let job = Job {
+            remote_prefill: remote,
+            ..job(5, 5)
+        };
+        d.submit(0, 0, job).unwrap();
+        if expected.0 > 0 {
+            d.until(expected.0 - 1);
+            assert_eq!(d.stats().ttft.count(), 0, "{row:?}");
+        }
+        d.until(expected.0);
+        assert_eq!(d.stats().ttft.count(), 1, "{row:?}");
+        d.until(100_000);
+        assert_eq!(d.ended, [(expected.1, 0)], "{row:?}");
+    }
+}
+
+#[test]
 fn histograms_of_tokens_have_every_gap() {
     let mut c = ttft(config(5, 1), 200);
     c.latency.inter_token = (Duration::from_millis(100), Duration::ZERO);
@@ -74,7 +113,7 @@ fn histograms_of_tokens_have_every_gap() {
     let s = d.stats();
     assert_eq!((s.ttft.up_to(0.1), s.ttft.count()), (0, 1));
     assert_eq!((s.inter_token.up_to(0.075), s.inter_token.count()), (0, 4));
-    assert_eq!(s.request_tpot.count(), 1);
+    assert_eq!((s.request_tpot.up_to(0.075), s.request_tpot.count()), (0, 1));
 }
 
 #[test]
@@ -119,6 +158,22 @@ fn tokens_come_at_absolute_times_however_late_the_engine_is() {
     // Late for five: they come at once.
     assert!(!core.advance(155 * MS, 100));
     assert_eq!(core.next_due(), Some(160 * MS));
+}
+
+#[test]
+fn changed_latencies_hold_for_all_that_is_drawn_from_then_on() {
+    let mut c = ttft(config(2, 1), 100);
+    c.latency.inter_token = (Duration::from_millis(10), Duration::ZERO);
+    let mut d = Drive::new(c);
+    d.submit(0, 0, job(5, 3)).unwrap();
+    d.until(100);
+    // Its second token is on its way for 110 ms; the third is drawn then.
+    let mut latency = ttft(config(2, 1), 500).latency;
+    latency.inter_token = (Duration::from_millis(1000), Duration::ZERO);
+    d.core.set_latency(latency);
+    d.submit(1, 200, job(5, 1)).unwrap();
+    d.until(100_000);
+    assert_eq!(d.ended, [(700, 1), (1110, 0)]);
 }
 
 #[test]
