@@ -5,6 +5,6 @@ pub mod grpc;
 pub mod openai;
 pub mod prom_text;
 pub mod prometheus;
-mod protobuf;
+pub mod protobuf;
 pub mod usage;
 pub mod yaml;

@@ -26,6 +26,7 @@ mod sim_dataset;
 mod sim_engine;
 mod sim_events;
 mod sim_faults;
+mod sim_grpc;
 mod sim_start;
 mod sim_tools;
 #[path = "../support/mod.rs"]

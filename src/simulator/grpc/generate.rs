@@ -24,9 +24,6 @@ use crate::simulator::pieces::{self, Event, Speaker};
 use crate::simulator::server::Simulator;
 use crate::simulator::tokenizer::Tokens;
 
-/// Token ids of a prompt at most, as HTTP has it.
-const MAX_IDS: usize = 4 << 20;
-
 /// What a call is answered with.
 pub type Answer = BoxStream<'static, Result<GenerateResponse, Status>>;
 
@@ -76,14 +73,7 @@ fn wish(sim: &Simulator, ask: GenerateRequest) -> Result<Wish, Refusal> {
     let transfer = transfer(&ask)?;
     let input = match ask.input {
         Some(Sent::Text(text)) => Input::Text(text),
-        Some(Sent::Tokenized(tokenized)) => {
-            let n = tokenized.input_ids.len();
-            if n > MAX_IDS {
-                let text = format!("input_ids has {n} entries; {MAX_IDS} are allowed");
-                return Err(Refusal::new(400, text));
-            }
-            Input::Ids(tokenized.input_ids)
-        }
+        Some(Sent::Tokenized(tokenized)) => Input::Ids(tokenized.input_ids),
         None => return Err(Refusal::new(400, "input is missing: give tokenized or text")),
     };
     let sampling = ask.sampling_params.unwrap_or_default();
