@@ -5,6 +5,6 @@ pub mod grpc;
 pub mod openai;
 pub mod prom_text;
 pub mod prometheus;
-pub mod protobuf;
+pub(crate) mod protobuf;
 pub mod usage;
 pub mod yaml;

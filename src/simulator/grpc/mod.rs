@@ -1,9 +1,9 @@
 //! The gRPC surface (simulator.md §13), on the port of HTTP: vLLM's engine service and reflection. Requests take the same
 //! way as those of HTTP ([`super::order`]). Joined to [`super::http`]'s routes by `app::sim`.
 
-mod bounded;
+pub mod bounded;
 mod engine;
-mod generate;
+pub mod generate;
 pub mod sampling;
 mod status;
 
