@@ -21,6 +21,13 @@ fn simulator() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .build_client(false)
         .build_transport(false)
+        // Methods that are not written answer UNIMPLEMENTED.
+        .generate_default_stubs(true)
+        // Written by hand, with the fields that are read: others take no memory.
+        .extern_path(
+            ".vllm.grpc.engine.SamplingParams",
+            "crate::simulator::grpc::sampling::SamplingParams",
+        )
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

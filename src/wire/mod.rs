@@ -5,7 +5,7 @@ pub mod grpc;
 pub mod openai;
 pub mod prom_text;
 pub mod prometheus;
-mod protobuf;
+pub(crate) mod protobuf;
 pub mod usage;
 pub mod yaml;
 pub mod zmtp;

@@ -1,5 +1,5 @@
 //! The protobuf wire format, as much as ext_proc needs: a field reader over borrowed bytes and a writer that
-//! nests messages. Used by [`super::ext_proc`] only.
+//! nests messages. Used by [`super::ext_proc`]; the simulator looks into large messages with the reader.
 
 /// The bytes are not a protobuf message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

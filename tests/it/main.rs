@@ -27,6 +27,7 @@ mod sim_dataset;
 mod sim_engine;
 mod sim_events;
 mod sim_faults;
+mod sim_grpc;
 mod sim_latency;
 mod sim_replay;
 mod sim_serving;

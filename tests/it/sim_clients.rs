@@ -1,4 +1,4 @@
-//! The simulator under clients that are not ours: OpenAI's and Anthropic's own, and curl.
+//! The simulator under clients that are not ours: OpenAI's, Anthropic's and gRPC's own, and curl.
 
 use std::process::Command;
 
@@ -14,6 +14,21 @@ fn python() -> std::path::PathBuf {
     path
 }
 
+/// Runs a script of `tests/sim/`, which must find all as it should be.
+async fn succeeds(script: &str, args: &[&str]) {
+    let mut command = Command::new(python());
+    command.arg(in_package("tests/sim").join(script)).args(args);
+    let run = move || command.output().unwrap();
+    let output = tokio::task::spawn_blocking(run).await.unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(
+        output.status.success(),
+        "{}\n{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+}
+
 #[tokio::test]
 async fn the_official_clients_are_served() {
     let sim = Sim::start(&[
@@ -26,25 +41,41 @@ async fn the_official_clients_are_served() {
         "m",
     ])
     .await;
-    let url = format!("http://{}", sim.address);
-    let script = in_package("tests/sim/clients.py");
-    let run = move || {
-        Command::new(python())
-            .arg(script)
-            .args([&url, "alias"])
-            .output()
-            .unwrap()
-    };
-    let output = tokio::task::spawn_blocking(run).await.unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(
-        output.status.success(),
-        "{}\n{}",
-        text(&output.stdout),
-        text(&output.stderr)
-    );
+    succeeds("clients.py", &[&format!("http://{}", sim.address), "alias"]).await;
     sim.until("vllm:num_requests_running{model_name=\"alias\"} 0")
         .await;
+}
+
+#[tokio::test]
+async fn grpcs_own_client_finds_everything_by_reflection() {
+    let args = ["--model", "m", "--mode", "echo", "--inter-token-latency", "10ms"];
+    let sim = Sim::start(&args).await;
+    succeeds("grpc_client.py", &[&sim.address.to_string(), "m"]).await;
+    sim.until("vllm:num_requests_running{model_name=\"m\"} 0").await;
+    sim.until("vllm:num_requests_waiting{model_name=\"m\"} 0").await;
+}
+
+#[tokio::test]
+async fn grpcs_own_client_is_served_over_tls_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (certificate, key) = (path("tls.crt"), path("tls.key"));
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let args = [
+        "--model",
+        "m",
+        "--mode",
+        "echo",
+        "--ssl-certfile",
+        &certificate,
+        "--ssl-keyfile",
+        &key,
+    ];
+    let sim = Sim::launch(&args, &[]);
+    // The client tries until the port is open.
+    succeeds("grpc_client.py", &[&sim.address.to_string(), "m", &certificate]).await;
 }
 
 #[tokio::test]

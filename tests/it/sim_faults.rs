@@ -89,13 +89,6 @@ async fn malformed_and_absurd_requests_are_refused_with_a_reason() {
     }
 }
 
-/// Resident memory in bytes.
-fn resident(pid: u32) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
-}
-
 #[tokio::test]
 async fn a_body_of_100_mb_is_refused_and_not_kept() {
     let sim = Sim::start(&["--model", "m"]).await;
@@ -117,7 +110,7 @@ async fn a_body_of_100_mb_is_refused_and_not_kept() {
         .await
         .unwrap();
     assert_eq!(response.status(), 413);
-    let peak = resident(sim.pid());
+    let peak = sim.peak_memory();
     assert!(peak < 256 << 20, "{peak} bytes");
 }
 
@@ -135,7 +128,7 @@ async fn a_small_body_does_not_unfold_into_a_large_memory() {
         let response = sim.client.post(url).body(body).send().await.unwrap();
         assert_eq!(response.status(), 400);
     }
-    let peak = resident(sim.pid());
+    let peak = sim.peak_memory();
     assert!(peak < 120 << 20, "{peak} bytes");
 }
 
@@ -189,7 +182,7 @@ async fn a_slow_reader_holds_up_nobody_else() {
             .await;
         assert_eq!(status, 200);
     }
-    let peak = resident(sim.pid());
+    let peak = sim.peak_memory();
     assert!(peak < 200 << 20, "{peak} bytes");
     drop(slow);
     for line in IDLE {

@@ -145,6 +145,13 @@ impl Sim {
         self.child.id()
     }
 
+    /// The most memory it has had resident, bytes.
+    pub fn peak_memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+    }
+
     /// Sends a signal by its name (`TERM`).
     pub fn signal(&self, name: &str) {
         let pid = self.pid().to_string();

@@ -1,17 +1,12 @@
-//! The service: which of its methods are there, and what the model is. `Generate` is in [`super::generate`].
+//! The service: the methods that are served, and what the model is. `Generate` is in [`super::generate`].
 
 use std::sync::Arc;
 
-use futures::stream::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::generate;
 use super::messages::vllm_engine_server::VllmEngine;
-use super::messages::{
-    AbortRequest, AbortResponse, EmbedRequest, EmbedResponse, GenerateRequest, GenerateResponse,
-    GetModelInfoRequest, GetModelInfoResponse, GetServerInfoRequest, GetServerInfoResponse,
-    HealthCheckRequest, HealthCheckResponse,
-};
+use super::messages::{GenerateRequest, GetModelInfoRequest, GetModelInfoResponse};
 use super::status;
 use crate::simulator::server::Simulator;
 
@@ -20,12 +15,10 @@ pub struct Engine(pub Arc<Simulator>);
 
 #[tonic::async_trait]
 impl VllmEngine for Engine {
-    type GenerateStream = BoxStream<'static, Result<GenerateResponse, Status>>;
-
     async fn generate(
         &self,
         request: Request<GenerateRequest>,
-    ) -> Result<Response<Self::GenerateStream>, Status> {
+    ) -> Result<Response<generate::Answer>, Status> {
         generate::answer(&self.0, request)
             .await
             .map_err(|refusal| status::of(&refusal))
@@ -44,32 +37,4 @@ impl VllmEngine for Engine {
             ..GetModelInfoResponse::default()
         }))
     }
-
-    async fn embed(&self, _: Request<EmbedRequest>) -> Result<Response<EmbedResponse>, Status> {
-        Err(not_served("Embed"))
-    }
-
-    async fn health_check(
-        &self,
-        _: Request<HealthCheckRequest>,
-    ) -> Result<Response<HealthCheckResponse>, Status> {
-        Err(not_served("HealthCheck"))
-    }
-
-    async fn abort(&self, _: Request<AbortRequest>) -> Result<Response<AbortResponse>, Status> {
-        Err(not_served("Abort"))
-    }
-
-    async fn get_server_info(
-        &self,
-        _: Request<GetServerInfoRequest>,
-    ) -> Result<Response<GetServerInfoResponse>, Status> {
-        Err(not_served("GetServerInfo"))
-    }
-}
-
-fn not_served(method: &str) -> Status {
-    Status::unimplemented(format!(
-        "the simulator does not serve {method}; it serves Generate and GetModelInfo"
-    ))
 }

@@ -24,9 +24,6 @@ use crate::simulator::pieces::{self, Event, Speaker};
 use crate::simulator::server::Simulator;
 use crate::simulator::tokenizer::Tokens;
 
-/// Token ids of a prompt at most, as HTTP has it.
-const MAX_IDS: usize = 4 << 20;
-
 /// What a call is answered with.
 pub type Answer = BoxStream<'static, Result<GenerateResponse, Status>>;
 
@@ -51,7 +48,7 @@ pub async fn answer(
         id.text = std::mem::take(&mut ask.request_id);
     }
     let wanted = wanted_logprobs(&ask);
-    let wish = wish(sim, ask)?;
+    let wish = wish(sim.first_name(), ask)?;
     let stream = wish.stream;
     let mut order = order::check(sim, id, wish).await?;
     let shape = Shape::of(&order, wanted);
@@ -71,24 +68,20 @@ pub async fn answer(
     Ok(response)
 }
 
-/// What a call wants, of the base model: there is no field to name another one.
-fn wish(sim: &Simulator, ask: GenerateRequest) -> Result<Wish, Refusal> {
+/// What a call wants of `model`: there is no field to name one.
+///
+/// # Errors
+/// It has no prompt, or says in no readable way which half it is of prefill and decode.
+pub fn wish(model: &str, ask: GenerateRequest) -> Result<Wish, Refusal> {
     let transfer = transfer(&ask)?;
     let input = match ask.input {
         Some(Sent::Text(text)) => Input::Text(text),
-        Some(Sent::Tokenized(tokenized)) => {
-            let n = tokenized.input_ids.len();
-            if n > MAX_IDS {
-                let text = format!("input_ids has {n} entries; {MAX_IDS} are allowed");
-                return Err(Refusal::new(400, text));
-            }
-            Input::Ids(tokenized.input_ids)
-        }
+        Some(Sent::Tokenized(tokenized)) => Input::Ids(tokenized.input_ids),
         None => return Err(Refusal::new(400, "input is missing: give tokenized or text")),
     };
     let sampling = ask.sampling_params.unwrap_or_default();
     Ok(Wish {
-        model: sim.first_name().to_owned(),
+        model: model.to_owned(),
         inputs: vec![input],
         n: Some(i64::from(sampling.n.max(1))),
         max_tokens: sampling.max_tokens.map(i64::from),

@@ -51,7 +51,7 @@ async fn serve(
         Box::pin(requests::serve(io, router.clone(), limits, stop.clone())).await?
     {
         io = back;
-        let stays = chunks::write(&mut io, answer).await?;
+        let stays = chunks::write(&mut io, *answer).await?;
         if !stays || stop.is_cancelled() {
             break;
         }

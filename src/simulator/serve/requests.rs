@@ -35,7 +35,7 @@ pub struct Answer {
 /// What comes next on a connection.
 pub enum Next {
     /// These events.
-    Events(Connection, Answer),
+    Events(Connection, Box<Answer>),
     /// Nothing.
     Over,
 }
@@ -138,5 +138,5 @@ pub async fn serve(
     let parts = connection.into_parts();
     let mut io = parts.io.into_inner();
     io.put_back(parts.read_buf);
-    Ok(Next::Events(io, answer))
+    Ok(Next::Events(io, Box::new(answer)))
 }
