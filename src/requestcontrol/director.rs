@@ -10,7 +10,7 @@ use rand::RngExt;
 use crate::base::clock::Clock;
 use crate::datastore::{Datastore, Fleet};
 use crate::model::body::Body;
-use crate::model::endpoint::Endpoint;
+use crate::model::endpoint_list::EndpointList;
 use crate::model::error::{Code, DropReason, RequestError};
 use crate::model::exchange::Picked;
 use crate::model::headers::{self, Headers};
@@ -298,7 +298,9 @@ impl Director {
                 decision,
             } = w;
             let endpoints = self.candidates(&fleet, metadata, subset);
-            signals.extend(endpoints.iter().map(|e| e.signals(&request.target_model)));
+            for part in endpoints.parts() {
+                signals.extend(part.iter().map(|e| e.signals(&request.target_model)));
+            }
             // Legacy admission: only requests below priority 0 can be shed.
             let shed = request.priority < 0 && self.detector.saturation(signals, now) >= 1.0;
             if span.recording() {
@@ -396,11 +398,11 @@ impl Director {
         &self,
         fleet: &'a Fleet,
         metadata: &Metadata,
-        subset: &'a mut Vec<Arc<Endpoint>>,
-    ) -> &'a [Arc<Endpoint>] {
+        subset: &'a mut EndpointList,
+    ) -> &'a EndpointList {
         match &metadata.subset {
             Some(entries) if !self.ignore_subset => {
-                Subset::parse(entries.iter().map(String::as_str)).select(&fleet.endpoints, subset);
+                *subset = Subset::parse(entries.iter().map(String::as_str)).select(&fleet.endpoints);
                 subset
             }
             _ => &fleet.endpoints,

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use crate::datastore::Fleet;
 use crate::model::endpoint::Endpoint;
+use crate::model::endpoint_list::EndpointList;
 use crate::model::error::RequestError;
 use crate::model::exchange::End;
 use crate::model::sample::Signals;
@@ -59,7 +60,7 @@ pub struct Record {
     /// Were the endpoints narrowed by the proxy's subset hint? Then `subset` holds them.
     pub hinted: bool,
     /// Endpoints of the hint.
-    pub subset: Vec<Arc<Endpoint>>,
+    pub subset: EndpointList,
     /// The numbers of each endpoint that the decision used.
     pub signals: Vec<Signals>,
     /// Did the scheduler run? If not, `decision` and `signals` mean nothing.
@@ -103,7 +104,7 @@ pub struct Entry<'a> {
 /// The buffers of a decision, handed over to the ring in exchange for older ones.
 pub struct Buffers<'a> {
     /// Endpoints of the subset hint.
-    pub subset: &'a mut Vec<Arc<Endpoint>>,
+    pub subset: &'a mut EndpointList,
     /// Numbers of each endpoint.
     pub signals: &'a mut Vec<Signals>,
     /// The decision.
@@ -112,7 +113,7 @@ pub struct Buffers<'a> {
 
 impl Record {
     /// The endpoints the decision was about; it names them by index.
-    pub fn endpoints(&self) -> &[Arc<Endpoint>] {
+    pub fn endpoints(&self) -> &EndpointList {
         if self.hinted {
             &self.subset
         } else {
@@ -277,7 +278,7 @@ mod tests {
             outcome: Ok(None),
         };
         let buffers = Buffers {
-            subset: &mut Vec::new(),
+            subset: &mut EndpointList::default(),
             signals,
             decision: &mut Decision::default(),
         };

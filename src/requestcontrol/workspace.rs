@@ -1,9 +1,8 @@
 //! Buffers of a decision, kept per thread and reused, so that deciding allocates nothing after warm-up.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 
-use crate::model::endpoint::Endpoint;
+use crate::model::endpoint_list::EndpointList;
 use crate::model::sample::Signals;
 use crate::plugin::{Decision, PrefixState};
 
@@ -11,7 +10,7 @@ use crate::plugin::{Decision, PrefixState};
 #[derive(Default)]
 pub struct Workspace {
     /// Candidates left by the subset hint; empty when there is no hint.
-    pub subset: Vec<Arc<Endpoint>>,
+    pub subset: EndpointList,
     /// Each candidate's numbers.
     pub signals: Vec<Signals>,
     /// Prefix hashes and matches.
@@ -28,7 +27,7 @@ thread_local! {
 pub fn with<R>(f: impl FnOnce(&mut Workspace) -> R) -> R {
     WORKSPACE.with_borrow_mut(|w| {
         w.signals.clear();
-        w.subset.clear();
+        w.subset = EndpointList::default();
         w.prefix.get_mut().reset();
         f(w)
     })
@@ -39,7 +38,7 @@ pub fn hand_over<R>(f: impl FnOnce(&mut Workspace) -> R) -> R {
     WORKSPACE.with_borrow_mut(|w| {
         let result = f(w);
         // Endpoints that leave the fleet must not be kept alive by an idle thread.
-        w.subset.clear();
+        w.subset = EndpointList::default();
         result
     })
 }
