@@ -6,12 +6,16 @@ use crate::model::endpoint_list::EndpointList;
 use crate::model::sample::Signals;
 use crate::plugin::{Decision, PrefixState};
 
-/// The buffers. Contents are meaningless between decisions.
+use super::gather::Gathered;
+
+/// The buffers. Contents are meaningless between decisions, but for what is gathered.
 #[derive(Default)]
 pub struct Workspace {
     /// Candidates left by the subset hint; empty when there is no hint.
     pub subset: EndpointList,
-    /// Each candidate's numbers.
+    /// The numbers of all endpoints; kept from decision to decision.
+    pub gathered: Gathered,
+    /// The numbers of those left by a subset hint.
     pub signals: Vec<Signals>,
     /// Prefix hashes and matches.
     pub prefix: RefCell<PrefixState>,
