@@ -18,6 +18,8 @@ use crate::model::rewrite::Rewrites;
 pub struct Fleet {
     /// The endpoints. What a change leaves alone is shared with the fleet before it.
     pub endpoints: EndpointList,
+    /// Whose fleet: a random number of the datastore. Ids of endpoints are unique within it.
+    pub datastore: u64,
     /// Grows with every change.
     pub generation: u64,
     /// Has discovery said what the pool is? False at the start, and again once the pool is deleted.
@@ -28,6 +30,7 @@ pub struct Fleet {
 #[derive(Debug)]
 pub struct Datastore {
     pool_name: String,
+    id: u64,
     fleet: ArcSwap<Fleet>,
     objectives: ArcSwap<Objectives>,
     rewrites: ArcSwap<Rewrites>,
@@ -59,6 +62,7 @@ impl Datastore {
     pub fn new(pool_name: impl Into<String>) -> Self {
         Datastore {
             pool_name: pool_name.into(),
+            id: rand::random(),
             fleet: ArcSwap::default(),
             objectives: ArcSwap::default(),
             rewrites: ArcSwap::from_pointee(Rewrites::default()),
@@ -170,6 +174,7 @@ impl Datastore {
         writer.free_slots.extend(change.removed.iter().map(|e| e.slot));
         self.store(Fleet {
             endpoints: EndpointList::default(),
+            datastore: self.id,
             generation: old.generation + 1,
             synced: false,
         });
@@ -180,6 +185,7 @@ impl Datastore {
         writer.free_slots.extend(change.removed.iter().map(|e| e.slot));
         self.store(Fleet {
             endpoints,
+            datastore: self.id,
             generation: old.generation + 1,
             synced: true,
         });

@@ -117,6 +117,8 @@ impl Endpoint {
     pub fn relabelled(&self, spec: EndpointSpec) -> Self {
         Endpoint {
             sample: ArcSwap::new(self.sample()),
+            // None that this one ever had: a scrape of it may be under way.
+            version: AtomicU64::new(self.version() + (1 << 32)),
             traffic: self.traffic.clone(),
             ..Endpoint::new(spec, self.id, self.slot)
         }

@@ -9,11 +9,21 @@ use parking_lot::Mutex;
 use crate::datastore::Fleet;
 use crate::model::sample::Signals;
 
+/// How far the numbers of an endpoint that is still there are looked for: as many may leave in one change, or all are read.
+const AHEAD: usize = 64;
+
+/// A version no endpoint has before it has been scraped for longer than anything lasts.
+const UNSEEN: u64 = u64::MAX;
+
 /// What a thread knows of a fleet. Used by the director; its contents outlive a decision.
 #[derive(Debug, Default)]
 pub struct Gathered {
     /// Whose numbers. Weak: an idle thread keeps no endpoint alive.
     fleet: Weak<Fleet>,
+    /// The fleet's datastore.
+    datastore: u64,
+    /// Id of each endpoint.
+    ids: Vec<u64>,
     /// The model that adapters' standings were resolved for.
     model: String,
     /// Version of the sample each entry of `signals` was read from.
@@ -93,15 +103,37 @@ impl Gathered {
         &self.signals
     }
 
+    /// Turns to another fleet, with what is known of the endpoints that stayed.
     fn begin(&mut self, fleet: &Arc<Fleet>) {
-        self.fleet = Arc::downgrade(fleet);
-        self.history = None;
-        self.seen.clear();
-        // No endpoint has this version before it has been scraped for longer than anything lasts.
-        self.seen.resize(fleet.endpoints.len(), u64::MAX);
-        self.signals.clear();
-        self.signals.resize(fleet.endpoints.len(), Signals::default());
-        self.changed.clear();
+        let last = std::mem::take(self);
+        let n = fleet.endpoints.len();
+        *self = Gathered {
+            fleet: Arc::downgrade(fleet),
+            datastore: fleet.datastore,
+            ids: Vec::with_capacity(n),
+            seen: Vec::with_capacity(n),
+            signals: Vec::with_capacity(n),
+            model: last.model,
+            ..Gathered::default()
+        };
+        let mut left = if last.datastore == fleet.datastore {
+            &*last.ids
+        } else {
+            &[]
+        };
+        for endpoint in fleet.endpoints.iter() {
+            // A change takes out, replaces and appends: those that stay do so in their order.
+            let found = left.iter().take(AHEAD).position(|id| *id == endpoint.id);
+            let known = found.and_then(|ahead| {
+                let at = last.ids.len() - left.len() + ahead;
+                left = left.get(ahead + 1..)?;
+                Some((*last.seen.get(at)?, *last.signals.get(at)?))
+            });
+            let (seen, signals) = known.unwrap_or((UNSEEN, Signals::default()));
+            self.ids.push(endpoint.id);
+            self.seen.push(seen);
+            self.signals.push(signals);
+        }
     }
 
     /// The numbers last gathered, to be kept with the decision made from them.
@@ -202,6 +234,34 @@ mod tests {
         let now = waiting(gathered.gather(&store.fleet(), "m"));
         assert_eq!(waiting(&gathered.keep().signals()), now);
         drop(held);
+    }
+
+    #[test]
+    fn endpoints_that_stay_are_not_read_again() {
+        let store = datastore(100);
+        let mut gathered = Gathered::default();
+        (0..100).for_each(|at| publish(&store, at, at as u32));
+        gathered.gather(&store.fleet(), "m");
+        let before = store.fleet().endpoints.clone();
+        let mut moved = before[7].spec.clone();
+        moved.address.set_port(7_000);
+        let mut labelled = before[20].spec.clone();
+        labelled.labels.insert("k".into(), "v".into());
+        store.update(
+            vec![moved, labelled],
+            &[before[0].spec.owned_key(), before[99].spec.owned_key()],
+        );
+        let fleet = store.fleet();
+        gathered.begin(&fleet);
+        let unseen: Vec<usize> = (0..98).filter(|at| gathered.seen[*at] == UNSEEN).collect();
+        assert_eq!(unseen, [6]);
+        fleet.endpoints[19].publish(Sample {
+            waiting: 500,
+            ..Sample::default()
+        });
+        let expected: Vec<u32> = fleet.endpoints.iter().map(|e| e.sample().waiting).collect();
+        assert_eq!(waiting(gathered.gather(&fleet, "m")), expected);
+        assert_eq!((expected[6], expected[19]), (0, 500));
     }
 
     #[test]
