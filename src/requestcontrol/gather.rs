@@ -76,8 +76,7 @@ impl Gathered {
         let remember = self.history.is_some();
         let same_model = self.model == model;
         let known = self.seen.iter_mut().zip(&mut self.signals);
-        let mut at = 0;
-        for ((seen, signals), endpoint) in known.zip(fleet.endpoints.iter()) {
+        for (at, ((seen, signals), endpoint)) in (0..).zip(known.zip(fleet.endpoints.iter())) {
             let version = endpoint.version();
             // Without adapters an endpoint is to every model the same.
             if *seen != version || !(same_model || signals.adapters == 0) {
@@ -90,7 +89,6 @@ impl Gathered {
                     }
                 }
             }
-            at += 1;
         }
         if !same_model {
             model.clone_into(&mut self.model);
