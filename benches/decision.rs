@@ -1,7 +1,8 @@
 //! One decision with the default profile (queue 2, kv-cache 2, prefix 3, max-score): signals gathered from the
 //! endpoints, a 2 KB prompt hashed and matched, scored, picked. Bars: 5 us at 100 endpoints, 50 us at 1,000,
-//! and no heap allocation after warm-up. And the same decisions with and without the recording for the debug pages, in
-//! turn: bar 200 ns between them.
+//! and no heap allocation after warm-up. The same decisions with and without the recording for the debug pages, in
+//! turn: bar 200 ns between them. And one endpoint that comes and goes among 1,000: what the change takes, up to the
+//! poller's knowing whose tasks to start and stop.
 
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 #![allow(
@@ -21,13 +22,16 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use endpoint_picker::base::clock::Clock;
-use endpoint_picker::datastore::Fleet;
+use endpoint_picker::datastore::{Datastore, Fleet};
 use endpoint_picker::model::endpoint::Endpoint;
+use endpoint_picker::model::endpoint_list::EndpointList;
 use endpoint_picker::model::exchange::End;
 use endpoint_picker::model::request::InferenceRequest;
-use endpoint_picker::model::sample::Signals;
+use endpoint_picker::model::sample::Sample;
 use endpoint_picker::plugin::{Context, Cycle, Decision, Mutation, Params, PrefixState, Roles};
-use endpoint_picker::requestcontrol::record::{Buffers, Ended, Entry};
+use endpoint_picker::requestcontrol::gather::Gathered;
+use endpoint_picker::requestcontrol::kept::Numbers;
+use endpoint_picker::requestcontrol::record::{Ended, Entry, Made};
 use endpoint_picker::requestcontrol::{DecisionRing, Plan};
 use endpoint_picker::scheduling::{PluginTimers, Profile, RatedScorer, Scheduler, plugin_types};
 use endpoint_picker::telemetry::metrics::Metrics;
@@ -41,12 +45,14 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// A scheduler with the default profile over a fleet, and the buffers a connection keeps.
 struct Picker {
-    endpoints: Vec<Arc<Endpoint>>,
+    fleet: Arc<Fleet>,
     scheduler: Scheduler,
     timers: PluginTimers,
     prefix: Roles,
     request: InferenceRequest,
-    signals: Vec<Signals>,
+    gathered: Gathered,
+    /// Whose sample is the next to be new.
+    scraped: usize,
     state: RefCell<PrefixState>,
     decision: Decision,
     seed: u64,
@@ -97,12 +103,16 @@ impl Picker {
         let handler = ("single-profile-handler".into(), "single-profile-handler", handler);
         let scheduler = Scheduler::new(vec![profile], handler).unwrap();
         Picker {
-            endpoints: fixtures::fleet(endpoints),
+            fleet: Arc::new(Fleet {
+                endpoints: fixtures::fleet(endpoints).into(),
+                ..Fleet::default()
+            }),
             timers: PluginTimers::new(&scheduler, &Metrics::default(), Clock::System),
             scheduler,
             prefix,
             request: fixtures::request(2048, 3),
-            signals: Vec::new(),
+            gathered: Gathered::default(),
+            scraped: 0,
             state: RefCell::default(),
             decision: Decision::default(),
             seed: 0,
@@ -116,10 +126,19 @@ impl Picker {
     }
 
     fn gather(&mut self) {
-        self.signals.clear();
         let model = &*self.request.target_model;
-        self.signals
-            .extend(self.endpoints.iter().map(|e| e.signals(model)));
+        self.gathered.gather(&self.fleet, model);
+    }
+
+    /// Brings in `n` new samples, as the poller does between two decisions.
+    fn scrape(&mut self, n: usize) {
+        for _ in 0..n {
+            self.scraped = (self.scraped + 1) % self.fleet.endpoints.len();
+            let endpoint = &self.fleet.endpoints[self.scraped];
+            let mut sample = Sample::clone(&endpoint.sample());
+            sample.waiting = (sample.waiting + 1) % 13;
+            endpoint.publish(sample);
+        }
     }
 
     fn schedule(&mut self, timed: bool) -> u32 {
@@ -127,8 +146,8 @@ impl Picker {
         self.seed += 1;
         let cycle = Cycle {
             request: &self.request,
-            endpoints: &self.endpoints,
-            signals: &self.signals,
+            endpoints: &self.fleet.endpoints,
+            signals: self.gathered.signals(),
             now: Instant::now(),
             prefix: &self.state,
         };
@@ -158,8 +177,8 @@ impl Picker {
         self.decide(false);
         let cycle = Cycle {
             request: &self.request,
-            endpoints: &self.endpoints,
-            signals: &self.signals,
+            endpoints: &self.fleet.endpoints,
+            signals: self.gathered.signals(),
             now: Instant::now(),
             prefix: &self.state,
         };
@@ -171,21 +190,16 @@ impl Picker {
 /// What recording needs beside a picker.
 struct Recorder {
     ring: DecisionRing,
-    fleet: Arc<Fleet>,
     plan: Arc<Plan>,
-    subset: Vec<Arc<Endpoint>>,
+    subset: EndpointList,
 }
 
 impl Recorder {
     fn new(picker: &Picker, decisions: usize) -> Self {
         Recorder {
             ring: DecisionRing::new(decisions),
-            fleet: Arc::new(Fleet {
-                endpoints: picker.endpoints.clone(),
-                ..Fleet::default()
-            }),
             plan: Arc::new(Plan::new(&picker.scheduler, &[])),
-            subset: Vec::new(),
+            subset: EndpointList::default(),
         }
     }
 
@@ -198,18 +212,18 @@ impl Recorder {
             incoming_model: "meta-llama/Llama-3.1-8B-Instruct",
             target_model: "meta-llama/Llama-3.1-8B-Instruct",
             priority: 0,
-            fleet: &self.fleet,
+            fleet: &picker.fleet,
             plan: &self.plan,
             hinted: false,
             scheduled: true,
-            outcome: Ok(Some(&picker.endpoints[target])),
+            outcome: Ok(Some(&picker.fleet.endpoints[target])),
         };
-        let buffers = Buffers {
+        let made = Made {
             subset: &mut self.subset,
-            signals: &mut picker.signals,
-            decision: &mut picker.decision,
+            numbers: Numbers::Fleet(&mut picker.gathered),
+            decision: &picker.decision,
         };
-        if let Some(sequence) = self.ring.record(&entry, buffers) {
+        if let Some(sequence) = self.ring.record(&entry, made) {
             let ended = Ended {
                 end: End::Natural,
                 error: None,
@@ -221,11 +235,13 @@ impl Recorder {
     }
 }
 
-/// Rounds with and without recording, in turn, so that other load hits both; medians and their difference.
+/// Rounds with and without recording, in turn, so that other load hits both; medians and their difference. Before each
+/// decision come the samples that a scrape of all endpoints every 50 ms brings at 1,000 decisions a second.
 fn recording(picker: &mut Picker, endpoints: usize) {
     const ROUNDS: usize = 400;
     const BATCH: u32 = 500;
     let mut recorder = Recorder::new(picker, 200);
+    let fresh = endpoints / 50;
     let time = |run: &mut dyn FnMut()| {
         let began = Instant::now();
         (0..BATCH).for_each(|_| run());
@@ -234,10 +250,12 @@ fn recording(picker: &mut Picker, endpoints: usize) {
     let (mut with, mut without) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         without.push(time(&mut || {
+            picker.scrape(fresh);
             black_box(picker.decide(true));
             black_box(Instant::now());
         }));
         with.push(time(&mut || {
+            picker.scrape(fresh);
             black_box(picker.decide(true));
             recorder.record(picker);
         }));
@@ -285,12 +303,44 @@ fn decision(c: &mut Criterion) {
         group.bench_function("signals", |b| {
             b.iter(|| {
                 picker.gather();
-                picker.signals.len()
+                picker.gathered.signals().len()
             });
         });
         group.bench_function("schedule", |b| b.iter(|| picker.schedule(false)));
         group.finish();
     }
+}
+
+/// One endpoint leaves and comes back, again and again, with a reader of the fleet that wants to know who.
+fn change(_: &mut Criterion) {
+    const ENDPOINTS: u32 = 1_000;
+    let store = Datastore::new("pool");
+    store.set_endpoints((0..ENDPOINTS).map(fixtures::spec).collect());
+    let mut seen = store.fleet().endpoints.clone();
+    let mut i = 0;
+    let mut one = || {
+        let spec = fixtures::spec(i / 2 * 7 % ENDPOINTS);
+        if i % 2 == 0 {
+            store.update(Vec::new(), &[spec.owned_key()]);
+        } else {
+            store.update(vec![spec], &[]);
+        }
+        let now = store.fleet().endpoints.clone();
+        let difference = now.difference(&seen);
+        assert_eq!(difference.joined.len() + difference.left.len(), 1);
+        seen = now;
+        i += 1;
+    };
+    let region = Region::new(ALLOCATOR);
+    (0..2_000).for_each(|_| one());
+    let count = region.change();
+    println!(
+        "one change among {ENDPOINTS} endpoints: {:.1} allocations, {:.0} bytes",
+        count.allocations as f64 / 2e3,
+        count.bytes_allocated as f64 / 2e3
+    );
+    let bar = Duration::from_micros(20);
+    fixtures::against_bar("one change among 1,000 endpoints", bar, one);
 }
 
 /// The metrics page of a pool of 1,000 endpoints: read, written, made 0.0.4, compressed. It is written off the threads
@@ -311,5 +361,5 @@ fn metrics_page(_: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, decision, metrics_page);
+criterion_group!(benches, decision, change, metrics_page);
 criterion_main!(benches);

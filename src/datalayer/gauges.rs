@@ -65,7 +65,7 @@ struct Averages {
 impl Averages {
     fn of(fleet: &Fleet, now: Instant, staleness: Duration) -> Self {
         let (mut ready, mut kv_usage, mut waiting) = (0u32, 0.0, 0.0);
-        for endpoint in &fleet.endpoints {
+        for endpoint in fleet.endpoints.iter() {
             let signals = endpoint.signals("");
             if signals.fresh(now, staleness) {
                 ready += 1;

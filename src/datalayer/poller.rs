@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::base::clock::Clock;
 use crate::datastore::Datastore;
 use crate::model::endpoint::Endpoint;
+use crate::model::endpoint_list::{Difference, EndpointList};
 use crate::wire::prometheus::Readings;
 
 use super::engine::{Engine, Engines};
@@ -129,31 +130,29 @@ impl Poller {
     pub async fn run(self, token: CancellationToken) {
         let mut changed = self.datastore.watch();
         let mut scraper = self.scraper.subscribe();
-        let mut tasks = Tasks::default();
-        let mut due = true;
+        let mut tasks = Tasks::new(scraper.borrow_and_update().clone());
+        // What the tasks are for. Only what differs from it is looked at.
+        let mut scraped = EndpointList::default();
+        changed.mark_changed();
         loop {
-            if due {
-                changed.mark_unchanged();
-                let endpoints = self.datastore.fleet().endpoints.clone();
-                tasks.reconcile(&endpoints, &scraper.borrow_and_update());
-            }
-            due = tokio::select! {
+            tokio::select! {
                 () = token.cancelled() => return,
                 // The datastore is ours, so its sender outlives this receiver.
-                _ = changed.changed() => true,
-                _ = scraper.changed() => {
-                    tasks.stop();
-                    true
+                _ = changed.changed() => {
+                    let endpoints = self.datastore.fleet().endpoints.clone();
+                    tasks.follow(endpoints.difference(&scraped));
+                    scraped = endpoints;
                 }
+                _ = scraper.changed() => tasks.restart(scraper.borrow_and_update().clone(), &scraped),
                 Some(ended) = tasks.set.join_next_with_id() => tasks.ended(ended.map(|(id, ())| id)),
-            };
+            }
         }
     }
 }
 
 /// The running tasks, by endpoint id. Dropped, they stop.
-#[derive(Default)]
 struct Tasks {
+    scraper: Arc<Scraper>,
     set: JoinSet<()>,
     running: HashMap<u64, Task>,
 }
@@ -164,48 +163,56 @@ struct Task {
 }
 
 impl Tasks {
-    fn reconcile(&mut self, endpoints: &[Arc<Endpoint>], scraper: &Arc<Scraper>) {
-        let mut running = HashMap::with_capacity(endpoints.len());
-        for endpoint in endpoints {
-            // An endpoint with new labels is another object under the same id, and its engine may be another.
-            let same = self.running.remove(&endpoint.id).and_then(|task| {
-                if Arc::ptr_eq(&task.endpoint, endpoint) {
-                    return Some(task);
-                }
-                task.handle.abort();
-                None
-            });
-            let task = same.unwrap_or_else(|| Task {
-                endpoint: endpoint.clone(),
-                handle: self.set.spawn(keep_fresh(scraper.clone(), endpoint.clone())),
-            });
-            running.insert(endpoint.id, task);
-        }
-        for gone in std::mem::replace(&mut self.running, running).into_values() {
-            gone.handle.abort();
+    fn new(scraper: Arc<Scraper>) -> Self {
+        Tasks {
+            scraper,
+            set: JoinSet::new(),
+            running: HashMap::new(),
         }
     }
 
-    /// Stops all; the next reconciliation starts them with new settings.
-    fn stop(&mut self) {
+    /// Stops the tasks of endpoints that left and starts those of endpoints that joined. One with new labels does both: it
+    /// is another object under the same id, and its engine may be another.
+    fn follow(&mut self, difference: Difference) {
+        for left in difference.left {
+            if let Some(task) = self.running.remove(&left.id) {
+                task.handle.abort();
+            }
+        }
+        for joined in difference.joined {
+            self.start(joined);
+        }
+    }
+
+    fn start(&mut self, endpoint: Arc<Endpoint>) {
+        let (id, task) = (endpoint.id, keep_fresh(self.scraper.clone(), endpoint.clone()));
+        let handle = self.set.spawn(task);
+        self.running.insert(id, Task { endpoint, handle });
+    }
+
+    /// Starts all anew, with another scraper.
+    fn restart(&mut self, scraper: Arc<Scraper>, endpoints: &EndpointList) {
+        self.scraper = scraper;
         for (_, task) in self.running.drain() {
             task.handle.abort();
         }
+        endpoints.iter().for_each(|e| self.start(e.clone()));
     }
 
-    /// A task never ends by itself: this one was aborted, and is no longer listed, or it panicked and is to be started
-    /// anew (true).
-    fn ended(&mut self, ended: Result<tokio::task::Id, JoinError>) -> bool {
+    /// A task never ends by itself: this one was aborted, and is no longer listed, or it panicked and is started anew.
+    fn ended(&mut self, ended: Result<tokio::task::Id, JoinError>) {
         let id = match ended {
             Ok(id) => id,
-            Err(error) if error.is_cancelled() => return false,
+            Err(error) if error.is_cancelled() => return,
             Err(error) => {
                 tracing::error!(%error, "a metrics task failed and is started again");
                 error.id()
             }
         };
-        self.running.retain(|_, task| task.handle.id() != id);
-        true
+        let failed = self.running.values().find(|task| task.handle.id() == id);
+        if let Some(endpoint) = failed.map(|task| task.endpoint.clone()) {
+            self.start(endpoint);
+        }
     }
 }
 

@@ -9,14 +9,17 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::model::endpoint::{Endpoint, EndpointSpec};
+use crate::model::endpoint_list::{Edit, EndpointList};
 use crate::model::objective::Objectives;
 use crate::model::rewrite::Rewrites;
 
 /// All endpoints at one moment, in discovery order.
 #[derive(Debug, Default)]
 pub struct Fleet {
-    /// The endpoints.
-    pub endpoints: Vec<Arc<Endpoint>>,
+    /// The endpoints. What a change leaves alone is shared with the fleet before it.
+    pub endpoints: EndpointList,
+    /// Whose fleet: a random number of the datastore. Ids of endpoints are unique within it.
+    pub datastore: u64,
     /// Grows with every change.
     pub generation: u64,
     /// Has discovery said what the pool is? False at the start, and again once the pool is deleted.
@@ -27,19 +30,22 @@ pub struct Fleet {
 #[derive(Debug)]
 pub struct Datastore {
     pool_name: String,
+    id: u64,
     fleet: ArcSwap<Fleet>,
     objectives: ArcSwap<Objectives>,
     rewrites: ArcSwap<Rewrites>,
     /// Held only by writers: discovery changes the fleet rarely, and one change must see the last.
-    ids: Mutex<Ids>,
+    writer: Mutex<Writer>,
     changed: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
-struct Ids {
+struct Writer {
     next_id: u64,
     free_slots: Vec<u32>,
     next_slot: u32,
+    /// The endpoints of the fleet by namespace and name, so that a change looks at none but its own.
+    known: HashMap<(String, String), Arc<Endpoint>>,
 }
 
 /// What a change of the fleet did.
@@ -56,10 +62,11 @@ impl Datastore {
     pub fn new(pool_name: impl Into<String>) -> Self {
         Datastore {
             pool_name: pool_name.into(),
+            id: rand::random(),
             fleet: ArcSwap::default(),
             objectives: ArcSwap::default(),
             rewrites: ArcSwap::from_pointee(Rewrites::default()),
-            ids: Mutex::default(),
+            writer: Mutex::default(),
             changed: watch::Sender::new(0),
         }
     }
@@ -103,75 +110,82 @@ impl Datastore {
     /// Makes the fleet exactly `specs`, in that order. An endpoint whose spec is unchanged keeps its identity
     /// and sample; of one whose spec changed, [`Datastore::update`] tells.
     pub fn set_endpoints(&self, specs: Vec<EndpointSpec>) -> Change {
-        let mut ids = self.ids.lock();
+        let mut writer = self.writer.lock();
         let old = self.fleet.load_full();
-        let mut known: HashMap<(String, String), &Arc<Endpoint>> =
-            old.endpoints.iter().map(|e| (e.spec.owned_key(), e)).collect();
+        let mut known = std::mem::take(&mut writer.known);
         let mut change = Change::default();
         let mut endpoints = Vec::with_capacity(specs.len());
         for spec in specs {
-            let known = known.remove(&spec.owned_key());
-            endpoints.push(ids.settle(known, spec, &mut change));
+            let key = spec.owned_key();
+            let settled = writer.settle(known.remove(&key).as_ref(), spec, &mut change);
+            writer.known.insert(key, settled.clone());
+            endpoints.push(settled);
         }
-        change.removed.extend(known.into_values().cloned());
-        self.publish(&mut ids, &old, endpoints, &change);
+        change.removed.extend(known.into_values());
+        self.publish(&mut writer, &old, endpoints.into(), &change);
         change
     }
 
-    /// Brings in `upserts` and takes out the endpoints called `gone` (namespace, name); the others stay as they are.
-    /// An endpoint whose address changed is a new one; one that only changed its labels keeps its identity.
+    /// Brings in `upserts`, each name once, and takes out the endpoints called `gone` (namespace, name); the others stay as they are.
+    /// An endpoint whose address changed is a new one; one that only changed its labels keeps its identity. Costs as much
+    /// as there are changes, however large the fleet is; where nothing is different, nothing is published.
     pub fn update(&self, upserts: Vec<EndpointSpec>, gone: &[(String, String)]) -> Change {
-        let mut ids = self.ids.lock();
+        let mut writer = self.writer.lock();
         let old = self.fleet.load_full();
-        let mut change = Change::default();
-        let mut endpoints = Vec::with_capacity(old.endpoints.len() + upserts.len());
-        let order: Vec<(String, String)> = upserts.iter().map(EndpointSpec::owned_key).collect();
-        let mut news: HashMap<(String, String), EndpointSpec> = order.iter().cloned().zip(upserts).collect();
-        let gone: HashSet<(&str, &str)> = gone.iter().map(|(ns, n)| (ns.as_str(), n.as_str())).collect();
-        // Most endpoints are touched by no change: they are told by a look at their name alone.
-        let names: HashSet<String> = order.iter().map(|(_, name)| name.clone()).collect();
-        for endpoint in &old.endpoints {
-            let spec = names
-                .contains(&endpoint.spec.name)
-                .then(|| news.remove(&endpoint.spec.owned_key()))
-                .flatten();
-            match spec {
-                Some(spec) => endpoints.push(ids.settle(Some(endpoint), spec, &mut change)),
-                None if gone.contains(&endpoint.spec.key()) => change.removed.push(endpoint.clone()),
-                None => endpoints.push(endpoint.clone()),
+        let (mut change, mut edit) = (Change::default(), Edit::default());
+        let named: HashSet<(&str, &str)> = upserts.iter().map(EndpointSpec::key).collect();
+        for key in gone
+            .iter()
+            .filter(|(space, name)| !named.contains(&(space, name)))
+        {
+            if let Some(endpoint) = writer.known.remove(key) {
+                edit.remove(&endpoint);
+                change.removed.push(endpoint);
             }
         }
-        for key in order {
-            if let Some(spec) = news.remove(&key) {
-                endpoints.push(ids.settle(None, spec, &mut change));
+        for spec in upserts {
+            let key = spec.owned_key();
+            let known = writer.known.remove(&key);
+            let settled = writer.settle(known.as_ref(), spec, &mut change);
+            match known {
+                None => edit.append(settled.clone()),
+                Some(known) if !Arc::ptr_eq(&known, &settled) => edit.replace(&known, settled.clone()),
+                Some(_) => {}
             }
+            writer.known.insert(key, settled);
         }
-        self.publish(&mut ids, &old, endpoints, &change);
+        if !edit.is_empty() || !old.synced {
+            let endpoints = old.endpoints.edited(edit);
+            self.publish(&mut writer, &old, endpoints, &change);
+        }
         change
     }
 
     /// The pool is gone: no endpoints, no rules, not synced.
     pub fn clear(&self) -> Change {
         self.set_rules(Objectives::default(), Rewrites::default());
-        let mut ids = self.ids.lock();
+        let mut writer = self.writer.lock();
         let old = self.fleet.load_full();
+        writer.known.clear();
         let change = Change {
             added: Vec::new(),
-            removed: old.endpoints.clone(),
+            removed: old.endpoints.iter().cloned().collect(),
         };
-        ids.free_slots.extend(change.removed.iter().map(|e| e.slot));
+        writer.free_slots.extend(change.removed.iter().map(|e| e.slot));
         self.store(Fleet {
-            endpoints: Vec::new(),
+            endpoints: EndpointList::default(),
+            datastore: self.id,
             generation: old.generation + 1,
             synced: false,
         });
         change
     }
 
-    fn publish(&self, ids: &mut Ids, old: &Fleet, endpoints: Vec<Arc<Endpoint>>, change: &Change) {
-        ids.free_slots.extend(change.removed.iter().map(|e| e.slot));
+    fn publish(&self, writer: &mut Writer, old: &Fleet, endpoints: EndpointList, change: &Change) {
+        writer.free_slots.extend(change.removed.iter().map(|e| e.slot));
         self.store(Fleet {
             endpoints,
+            datastore: self.id,
             generation: old.generation + 1,
             synced: true,
         });
@@ -184,7 +198,7 @@ impl Datastore {
     }
 }
 
-impl Ids {
+impl Writer {
     /// The endpoint for `spec`, given the one that has its name now.
     fn settle(
         &mut self,

@@ -63,6 +63,8 @@ pub struct Endpoint {
     /// Requests sent here; shared so that a request's end is counted where its beginning was.
     pub traffic: Arc<Traffic>,
     sample: ArcSwap<Sample>,
+    /// How many samples were published.
+    version: AtomicU64,
 }
 
 /// Requests this process sent to an endpoint.
@@ -107,6 +109,7 @@ impl Endpoint {
             authority,
             traffic: Arc::default(),
             sample: ArcSwap::from_pointee(Sample::default()),
+            version: AtomicU64::new(0),
         }
     }
 
@@ -114,6 +117,8 @@ impl Endpoint {
     pub fn relabelled(&self, spec: EndpointSpec) -> Self {
         Endpoint {
             sample: ArcSwap::new(self.sample()),
+            // None that this one ever had: a scrape of it may be under way.
+            version: AtomicU64::new(self.version() + (1 << 32)),
             traffic: self.traffic.clone(),
             ..Endpoint::new(spec, self.id, self.slot)
         }
@@ -142,6 +147,14 @@ impl Endpoint {
     /// Publishes a newer sample. Readers see the old one or the new one, never a mix.
     pub fn publish(&self, sample: Sample) {
         self.sample.store(Arc::new(sample));
+        // After the sample: who sees the number sees the sample too.
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Changes with every sample. Read before the sample, it says that a later look at an equal version finds none newer.
+    #[inline]
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// The numbers a decision needs from the newest sample, copied out. `adapter` is the target model, whose

@@ -3,6 +3,7 @@
 pub mod active_config;
 pub mod body;
 pub mod endpoint;
+pub mod endpoint_list;
 pub mod error;
 pub mod exchange;
 pub mod headers;

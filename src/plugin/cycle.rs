@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::model::endpoint::Endpoint;
+use crate::model::endpoint_list::EndpointList;
 use crate::model::request::InferenceRequest;
 use crate::model::sample::Signals;
 
@@ -13,7 +13,7 @@ pub struct Cycle<'a> {
     /// The request.
     pub request: &'a InferenceRequest,
     /// The candidates, after the subset filter.
-    pub endpoints: &'a [Arc<Endpoint>],
+    pub endpoints: &'a EndpointList,
     /// Each candidate's numbers, read once for the whole decision.
     pub signals: &'a [Signals],
     /// The time of the decision.

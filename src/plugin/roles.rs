@@ -18,6 +18,12 @@ pub trait Scorer: Send + Sync {
     /// Writes one score per candidate into `out` (same length and order, all 0 on entry). Scores are clamped
     /// to 0..=1 by the caller before they are weighted.
     fn score(&self, cycle: &Cycle<'_>, candidates: &[u32], out: &mut [f32]);
+
+    /// Do the scores follow from the signals of the candidates alone, whatever else is in the cycle? Then they are not
+    /// recorded with a decision: who looks at it has them computed again.
+    fn of_signals(&self) -> bool {
+        false
+    }
 }
 
 /// Chooses among rated candidates.

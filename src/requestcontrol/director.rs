@@ -10,12 +10,13 @@ use rand::RngExt;
 use crate::base::clock::Clock;
 use crate::datastore::{Datastore, Fleet};
 use crate::model::body::Body;
-use crate::model::endpoint::Endpoint;
+use crate::model::endpoint_list::EndpointList;
 use crate::model::error::{Code, DropReason, RequestError};
 use crate::model::exchange::Picked;
 use crate::model::headers::{self, Headers};
 use crate::model::metadata::Metadata;
 use crate::model::request::InferenceRequest;
+use crate::model::sample::Signals;
 use crate::plugin::{Cycle, Mutation, PluginInstance, PreRequest, ResponseComplete, ResponseHeaders};
 use crate::saturation::UtilizationDetector;
 use crate::scheduling::{PluginTimers, Scheduler};
@@ -24,8 +25,9 @@ use crate::telemetry::metrics::{Metrics, PluginTimer};
 use crate::telemetry::spans::{ExchangeSpan, Tracer};
 use crate::wire::openai;
 
+use super::kept::Numbers;
 use super::plan::Plan;
-use super::record::{Buffers, DecisionRing, Entry};
+use super::record::{DecisionRing, Entry, Made};
 use super::routed::{Routed, destination};
 use super::subset::Subset;
 use super::trace::{self, Stages};
@@ -293,12 +295,18 @@ impl Director {
         let outcome = workspace::with(|w| {
             let Workspace {
                 subset,
+                gathered,
                 signals,
                 prefix,
                 decision,
             } = w;
             let endpoints = self.candidates(&fleet, metadata, subset);
-            signals.extend(endpoints.iter().map(|e| e.signals(&request.target_model)));
+            let signals: &[Signals] = if self.hinted(metadata) {
+                signals.extend(endpoints.iter().map(|e| e.signals(&request.target_model)));
+                signals
+            } else {
+                gathered.gather(&fleet, &request.target_model)
+            };
             // Legacy admission: only requests below priority 0 can be shed.
             let shed = request.priority < 0 && self.detector.saturation(signals, now) >= 1.0;
             if span.recording() {
@@ -371,18 +379,23 @@ impl Director {
         outcome
     }
 
-    /// Counts the request at its endpoint and records the decision, handing the workspace's buffers over.
+    /// Counts the request at its endpoint and records the decision, with what it was made from.
     fn record(&self, entry: &Entry<'_>) -> Option<u64> {
         if let Ok(Some(target)) = entry.outcome {
             target.traffic.begin();
         }
         workspace::hand_over(|w| {
-            let buffers = Buffers {
-                subset: &mut w.subset,
-                signals: &mut w.signals,
-                decision: &mut w.decision,
+            let numbers = if entry.hinted {
+                Numbers::Subset(&w.signals)
+            } else {
+                Numbers::Fleet(&mut w.gathered)
             };
-            self.decisions.record(entry, buffers)
+            let made = Made {
+                subset: &mut w.subset,
+                numbers,
+                decision: &w.decision,
+            };
+            self.decisions.record(entry, made)
         })
     }
 
@@ -396,11 +409,11 @@ impl Director {
         &self,
         fleet: &'a Fleet,
         metadata: &Metadata,
-        subset: &'a mut Vec<Arc<Endpoint>>,
-    ) -> &'a [Arc<Endpoint>] {
+        subset: &'a mut EndpointList,
+    ) -> &'a EndpointList {
         match &metadata.subset {
             Some(entries) if !self.ignore_subset => {
-                Subset::parse(entries.iter().map(String::as_str)).select(&fleet.endpoints, subset);
+                *subset = Subset::parse(entries.iter().map(String::as_str)).select(&fleet.endpoints);
                 subset
             }
             _ => &fleet.endpoints,

@@ -5,6 +5,8 @@
 mod current;
 mod director;
 mod exchange;
+pub mod gather;
+pub mod kept;
 pub mod plan;
 pub mod record;
 mod routed;

@@ -1,8 +1,9 @@
 //! Names and weights of what a director decides with: what a recorded decision needs to be explained later.
 
+use std::fmt;
 use std::sync::Arc;
 
-use crate::plugin::{PluginInstance, Roles};
+use crate::plugin::{PluginInstance, Roles, Scorer};
 use crate::scheduling::{Profile, Scheduler};
 
 /// A plugin instance by name and type.
@@ -23,8 +24,20 @@ pub struct PlannedProfile {
     pub filters: Vec<Part>,
     /// Scorers in order, each with the weight its scores are multiplied with.
     pub scorers: Vec<(Part, f32)>,
+    /// Those of the scorers, by position, whose scores can be computed again from a record.
+    pub again: Vec<Again>,
     /// The picker.
     pub picker: Part,
+}
+
+/// A scorer that can be asked again, if it can.
+#[derive(Clone)]
+pub struct Again(pub Option<Arc<dyn Scorer>>);
+
+impl fmt::Debug for Again {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Again").field(&self.0.is_some()).finish()
+    }
 }
 
 /// A plugin instance and the roles it plays.
@@ -81,6 +94,11 @@ fn profile(profile: &Profile) -> PlannedProfile {
             .scorers
             .iter()
             .map(|s| (part(&s.name, s.type_name), s.effective_weight()))
+            .collect(),
+        again: profile
+            .scorers
+            .iter()
+            .map(|s| Again(s.scorer.of_signals().then(|| s.scorer.clone())))
             .collect(),
         picker: part(picker, picker_type),
     }

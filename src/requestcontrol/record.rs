@@ -1,8 +1,8 @@
 //! The ring of recorded decisions: fixed memory, written by every worker, read by the explain pages.
 //!
-//! Recording copies no scores: the filled buffers of the decision go into the slot and the worker takes the slot's old
-//! ones to fill next. A worker never waits: a slot that a reader or another worker holds at that moment is left
-//! alone and the decision is not recorded, which is counted.
+//! A slot keeps what cannot be had again ([`Kept`]); the whole decision is put together when somebody looks. A worker never
+//! waits: a slot that a reader or another worker holds at that moment is left alone and the decision is not recorded,
+//! which is counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,12 +12,14 @@ use parking_lot::Mutex;
 
 use crate::datastore::Fleet;
 use crate::model::endpoint::Endpoint;
+use crate::model::endpoint_list::EndpointList;
 use crate::model::error::RequestError;
 use crate::model::exchange::End;
 use crate::model::sample::Signals;
 use crate::model::usage::Usage;
 use crate::plugin::Decision;
 
+use super::kept::{Kept, Numbers};
 use super::plan::Plan;
 
 /// Longest id and model name kept, in bytes; longer ones are cut at a character.
@@ -59,7 +61,7 @@ pub struct Record {
     /// Were the endpoints narrowed by the proxy's subset hint? Then `subset` holds them.
     pub hinted: bool,
     /// Endpoints of the hint.
-    pub subset: Vec<Arc<Endpoint>>,
+    pub subset: EndpointList,
     /// The numbers of each endpoint that the decision used.
     pub signals: Vec<Signals>,
     /// Did the scheduler run? If not, `decision` and `signals` mean nothing.
@@ -100,19 +102,27 @@ pub struct Entry<'a> {
     pub outcome: Result<Option<&'a Arc<Endpoint>>, &'a RequestError>,
 }
 
-/// The buffers of a decision, handed over to the ring in exchange for older ones.
-pub struct Buffers<'a> {
-    /// Endpoints of the subset hint.
-    pub subset: &'a mut Vec<Arc<Endpoint>>,
+/// What a decision was made from, and the decision.
+pub struct Made<'a> {
+    /// Endpoints of the subset hint; taken.
+    pub subset: &'a mut EndpointList,
     /// Numbers of each endpoint.
-    pub signals: &'a mut Vec<Signals>,
+    pub numbers: Numbers<'a>,
     /// The decision.
-    pub decision: &'a mut Decision,
+    pub decision: &'a Decision,
+}
+
+/// A place in the ring.
+#[derive(Debug, Default)]
+struct Slot {
+    /// Without decision and signals.
+    record: Record,
+    kept: Kept,
 }
 
 impl Record {
     /// The endpoints the decision was about; it names them by index.
-    pub fn endpoints(&self) -> &[Arc<Endpoint>] {
+    pub fn endpoints(&self) -> &EndpointList {
         if self.hinted {
             &self.subset
         } else {
@@ -120,7 +130,7 @@ impl Record {
         }
     }
 
-    fn fill(&mut self, sequence: u64, entry: &Entry<'_>, buffers: Buffers<'_>) {
+    fn fill(&mut self, sequence: u64, entry: &Entry<'_>, subset: &mut EndpointList) {
         self.sequence = sequence;
         self.at = Some(entry.at);
         set(&mut self.request_id, entry.request_id);
@@ -139,9 +149,16 @@ impl Record {
         }
         self.target = entry.outcome.as_ref().ok().and_then(|t| t.cloned());
         self.rejected = entry.outcome.as_ref().err().map(|e| (*e).clone());
-        std::mem::swap(&mut self.subset, buffers.subset);
-        std::mem::swap(&mut self.signals, buffers.signals);
-        std::mem::swap(&mut self.decision, buffers.decision);
+        self.subset = std::mem::take(subset);
+    }
+
+    /// The whole record.
+    fn restored(mut self, kept: &Kept) -> Self {
+        if let (true, Some(plan), Some(at)) = (self.scheduled, &self.plan, self.at) {
+            self.signals = kept.signals();
+            self.decision = kept.decision(plan, self.endpoints(), &self.signals, at);
+        }
+        self
     }
 }
 
@@ -159,7 +176,7 @@ pub fn cut(text: &str) -> &str {
 #[derive(Debug)]
 pub struct DecisionRing {
     /// One lock a slot: a writer only ever tries it, a reader holds it for one copy.
-    slots: Box<[Mutex<Record>]>,
+    slots: Box<[Mutex<Slot>]>,
     next: AtomicU64,
     missed: AtomicU64,
 }
@@ -191,14 +208,17 @@ impl DecisionRing {
         self.missed.load(Ordering::Relaxed)
     }
 
-    /// Records a decision and returns its number. `buffers` hold older contents afterwards.
-    pub fn record(&self, entry: &Entry<'_>, buffers: Buffers<'_>) -> Option<u64> {
+    /// Records a decision and returns its number.
+    pub fn record(&self, entry: &Entry<'_>, made: Made<'_>) -> Option<u64> {
         if self.slots.is_empty() {
             return None;
         }
         let sequence = self.next.fetch_add(1, Ordering::Relaxed);
-        if let Some(mut record) = self.slot(sequence)?.try_lock() {
-            record.fill(sequence, entry, buffers);
+        if let Some(mut slot) = self.slot(sequence)?.try_lock() {
+            slot.record.fill(sequence, entry, made.subset);
+            if entry.scheduled {
+                slot.kept.fill(made.decision, entry.plan, made.numbers);
+            }
             return Some(sequence);
         }
         self.missed.fetch_add(1, Ordering::Relaxed);
@@ -207,24 +227,28 @@ impl DecisionRing {
 
     /// Notes how the response of decision `sequence` ended, if it is still there.
     pub fn ended(&self, sequence: u64, ended: Ended) {
-        if let Some(mut record) = self.slot(sequence).and_then(Mutex::try_lock)
-            && record.sequence == sequence
+        if let Some(mut slot) = self.slot(sequence).and_then(Mutex::try_lock)
+            && slot.record.sequence == sequence
         {
-            record.ended = Some(ended);
+            slot.record.ended = Some(ended);
         }
     }
 
-    /// A copy of each recorded decision that `wanted` likes, newest first, made one at a time as the iterator goes.
+    /// A copy of each recorded decision that `wanted` likes by what is not in its decision and signals, newest first, made
+    /// one at a time as the iterator goes.
     pub fn newest<'a>(&'a self, wanted: impl Fn(&Record) -> bool + 'a) -> impl Iterator<Item = Record> + 'a {
         let next = self.next.load(Ordering::Relaxed);
         let oldest = next.saturating_sub(self.slots.len() as u64).max(1);
         (oldest..next).rev().filter_map(move |sequence| {
-            let record = self.slot(sequence)?.lock();
-            (record.sequence == sequence && wanted(&record)).then(|| record.clone())
+            let slot = self.slot(sequence)?.lock();
+            let found = slot.record.sequence == sequence && wanted(&slot.record);
+            let (record, kept) = found.then(|| (slot.record.clone(), slot.kept.clone()))?;
+            drop(slot);
+            Some(record.restored(&kept))
         })
     }
 
-    fn slot(&self, sequence: u64) -> Option<&Mutex<Record>> {
+    fn slot(&self, sequence: u64) -> Option<&Mutex<Slot>> {
         let at = sequence.checked_rem(self.slots.len() as u64)?;
         self.slots.get(at as usize)
     }
@@ -262,7 +286,7 @@ mod tests {
         Arc::new(Plan::new(&scheduler, &[]))
     }
 
-    fn record(ring: &DecisionRing, id: &str, signals: &mut Vec<Signals>) -> Option<u64> {
+    fn record(ring: &DecisionRing, id: &str, signals: &[Signals]) -> Option<u64> {
         let (fleet, plan) = (Arc::new(Fleet::default()), plan());
         let entry = Entry {
             at: Instant::now(),
@@ -276,12 +300,12 @@ mod tests {
             scheduled: true,
             outcome: Ok(None),
         };
-        let buffers = Buffers {
-            subset: &mut Vec::new(),
-            signals,
-            decision: &mut Decision::default(),
+        let made = Made {
+            subset: &mut EndpointList::default(),
+            numbers: Numbers::Subset(signals),
+            decision: &Decision::default(),
         };
-        ring.record(&entry, buffers)
+        ring.record(&entry, made)
     }
 
     fn ids(ring: &DecisionRing) -> Vec<String> {
@@ -289,20 +313,15 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_are_kept_and_old_buffers_come_back() {
+    fn the_newest_are_kept() {
         let ring = DecisionRing::new(3);
         assert!(ids(&ring).is_empty());
         for i in 0u32..5 {
-            let mut signals = vec![Signals {
+            let signals = [Signals {
                 waiting: i,
                 ..Signals::default()
             }];
-            assert_eq!(
-                record(&ring, &i.to_string(), &mut signals),
-                Some(u64::from(i) + 1)
-            );
-            let back: Vec<u32> = signals.iter().map(|s| s.waiting).collect();
-            assert_eq!(back, i.checked_sub(3).into_iter().collect::<Vec<_>>());
+            assert_eq!(record(&ring, &i.to_string(), &signals), Some(u64::from(i) + 1));
         }
         assert_eq!(ids(&ring), ["4", "3", "2"]);
         assert_eq!((ring.made(), ring.missed(), ring.capacity()), (5, 0, 3));
@@ -316,7 +335,7 @@ mod tests {
     #[test]
     fn a_ring_of_none_records_nothing() {
         let ring = DecisionRing::new(0);
-        assert_eq!(record(&ring, "x", &mut Vec::new()), None);
+        assert_eq!(record(&ring, "x", &[]), None);
         ring.ended(
             1,
             Ended {
@@ -332,12 +351,12 @@ mod tests {
     #[test]
     fn a_worker_does_not_wait_for_a_reader() {
         let ring = DecisionRing::new(1);
-        record(&ring, "a", &mut Vec::new());
+        record(&ring, "a", &[]);
         let held = ring.slots[0].lock();
-        assert_eq!(record(&ring, "b", &mut Vec::new()), None);
+        assert_eq!(record(&ring, "b", &[]), None);
         drop(held);
         assert_eq!(ring.missed(), 1);
-        assert_eq!(record(&ring, "c", &mut Vec::new()), Some(3));
+        assert_eq!(record(&ring, "c", &[]), Some(3));
         assert_eq!(ids(&ring), ["c"]);
     }
 
@@ -350,11 +369,11 @@ mod tests {
             took: Duration::from_secs(1),
             usage: None,
         };
-        let first = record(&ring, "a", &mut Vec::new()).unwrap();
+        let first = record(&ring, "a", &[]).unwrap();
         ring.ended(first, ended(End::Natural));
         let noted = || ring.newest(|_| true).next().unwrap().ended.map(|e| e.end);
         assert_eq!(noted(), Some(End::Natural));
-        let second = record(&ring, "b", &mut Vec::new()).unwrap();
+        let second = record(&ring, "b", &[]).unwrap();
         ring.ended(first, ended(End::Error));
         assert_eq!(noted(), None);
         ring.ended(second, ended(End::Disconnected));
@@ -364,7 +383,7 @@ mod tests {
     #[test]
     fn long_ids_are_cut_at_a_character() {
         let ring = DecisionRing::new(1);
-        record(&ring, &format!("x{}", "é".repeat(200)), &mut Vec::new());
+        record(&ring, &format!("x{}", "é".repeat(200)), &[]);
         assert_eq!(ids(&ring)[0].len(), 127);
     }
 }

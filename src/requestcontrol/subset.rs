@@ -1,9 +1,9 @@
 //! The subset hint: endpoints the proxy allows for this request (request.md §4.1; decision 17).
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use crate::model::endpoint::Endpoint;
+use crate::model::endpoint_list::EndpointList;
 
 /// A parsed hint. Entries that name no address are ignored.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -39,18 +39,20 @@ impl Subset {
             || self.hosts.binary_search(&endpoint.ip()).is_ok()
     }
 
-    /// The endpoints the hint allows, in their order, appended to `out`.
-    pub fn select(&self, endpoints: &[Arc<Endpoint>], out: &mut Vec<Arc<Endpoint>>) {
-        out.extend(endpoints.iter().filter(|e| self.allows(e)).cloned());
+    /// The endpoints the hint allows, in their order.
+    pub fn select(&self, endpoints: &EndpointList) -> EndpointList {
+        endpoints.filtered(|e| self.allows(e))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::model::endpoint::EndpointSpec;
 
-    fn endpoints(addresses: &[&str]) -> Vec<Arc<Endpoint>> {
+    fn endpoints(addresses: &[&str]) -> EndpointList {
         let spec = |a: &&str| EndpointSpec {
             namespace: "default".into(),
             name: (*a).into(),
@@ -86,8 +88,7 @@ mod tests {
             (&[], &[]),
         ];
         for (entries, expected) in rows {
-            let mut out = Vec::new();
-            Subset::parse(entries.iter().copied()).select(&fleet, &mut out);
+            let out = Subset::parse(entries.iter().copied()).select(&fleet);
             let got: Vec<&str> = out.iter().map(|e| &*e.authority).collect();
             assert_eq!(got, expected, "{entries:?}");
         }

@@ -1,18 +1,21 @@
 //! Buffers of a decision, kept per thread and reused, so that deciding allocates nothing after warm-up.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 
-use crate::model::endpoint::Endpoint;
+use crate::model::endpoint_list::EndpointList;
 use crate::model::sample::Signals;
 use crate::plugin::{Decision, PrefixState};
 
-/// The buffers. Contents are meaningless between decisions.
+use super::gather::Gathered;
+
+/// The buffers. Contents are meaningless between decisions, but for what is gathered.
 #[derive(Default)]
 pub struct Workspace {
     /// Candidates left by the subset hint; empty when there is no hint.
-    pub subset: Vec<Arc<Endpoint>>,
-    /// Each candidate's numbers.
+    pub subset: EndpointList,
+    /// The numbers of all endpoints; kept from decision to decision.
+    pub gathered: Gathered,
+    /// The numbers of those left by a subset hint.
     pub signals: Vec<Signals>,
     /// Prefix hashes and matches.
     pub prefix: RefCell<PrefixState>,
@@ -28,7 +31,7 @@ thread_local! {
 pub fn with<R>(f: impl FnOnce(&mut Workspace) -> R) -> R {
     WORKSPACE.with_borrow_mut(|w| {
         w.signals.clear();
-        w.subset.clear();
+        w.subset = EndpointList::default();
         w.prefix.get_mut().reset();
         f(w)
     })
@@ -39,7 +42,7 @@ pub fn hand_over<R>(f: impl FnOnce(&mut Workspace) -> R) -> R {
     WORKSPACE.with_borrow_mut(|w| {
         let result = f(w);
         // Endpoints that leave the fleet must not be kept alive by an idle thread.
-        w.subset.clear();
+        w.subset = EndpointList::default();
         result
     })
 }

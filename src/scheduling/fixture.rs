@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::base::clock::Clock;
 use crate::model::endpoint::{Endpoint, EndpointSpec};
+use crate::model::endpoint_list::EndpointList;
 use crate::model::request::{InferenceRequest, Prompt};
 use crate::model::sample::Signals;
 use crate::plugin::{Context, Cycle, Params, PluginType, PrefixState, Roles, Scorer};
@@ -16,7 +17,7 @@ use crate::telemetry::metrics::Metrics;
 
 pub(crate) struct Fixture {
     pub request: InferenceRequest,
-    pub endpoints: Vec<Arc<Endpoint>>,
+    pub endpoints: EndpointList,
     pub signals: Vec<Signals>,
     pub prefix: RefCell<PrefixState>,
     now: Instant,

@@ -12,7 +12,7 @@ pub mod scorer;
 mod fixture;
 
 pub use observe::{Observer, PluginTimers, Stage, Unobserved};
-pub use profile::{Profile, RatedScorer};
+pub use profile::{Profile, RatedScorer, weigh};
 pub use scheduler::{ScheduleError, Scheduler};
 
 use crate::plugin::PluginType;

@@ -72,11 +72,7 @@ impl Profile {
         out.raw.resize(n * self.scorers.len(), 0.0);
         for (index, (rated, row)) in self.scorers.iter().zip(out.raw.chunks_exact_mut(n)).enumerate() {
             rated.scorer.score(cycle, &out.candidates, row);
-            let weight = rated.effective_weight();
-            for (score, total) in row.iter_mut().zip(&mut out.totals) {
-                *score = clamp(*score);
-                *total += *score * weight;
-            }
+            weigh(row, rated.effective_weight(), &mut out.totals);
             observer.ran(Stage::Scorer { profile: at, index });
         }
     }
@@ -102,6 +98,14 @@ impl RatedScorer {
             return 0.0;
         }
         self.weight.clamp(-MAX_WEIGHT, MAX_WEIGHT) as f32
+    }
+}
+
+/// Clamps the scores of one scorer to 0..=1 and adds them to the totals of the candidates.
+pub fn weigh(row: &mut [f32], weight: f32, totals: &mut [f32]) {
+    for (score, total) in row.iter_mut().zip(totals) {
+        *score = clamp(*score);
+        *total += *score * weight;
     }
 }
 

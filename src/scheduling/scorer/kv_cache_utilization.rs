@@ -29,6 +29,10 @@ impl Scorer for KvCacheUtilization {
             *score = (1.0 - cycle.signals[*c as usize].kv_usage) as f32;
         }
     }
+
+    fn of_signals(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

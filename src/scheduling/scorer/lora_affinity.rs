@@ -31,6 +31,10 @@ impl Scorer for LoraAffinity {
             *score = affinity(&cycle.signals[*c as usize]);
         }
     }
+
+    fn of_signals(&self) -> bool {
+        true
+    }
 }
 
 fn affinity(signals: &Signals) -> f32 {

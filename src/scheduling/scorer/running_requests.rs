@@ -27,6 +27,10 @@ impl Scorer for RunningRequests {
     fn score(&self, cycle: &Cycle<'_>, candidates: &[u32], out: &mut [f32]) {
         less_is_better(cycle, candidates, out, |s| s.running);
     }
+
+    fn of_signals(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]
