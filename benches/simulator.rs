@@ -12,12 +12,14 @@
 )]
 
 use std::alloc::System;
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use endpoint_picker::app::sim::{self, CommandLine};
 use endpoint_picker::simulator::engine::{Config, Engine, Job, Ticket};
 use endpoint_picker::simulator::kv_cache::hash::{Algorithm, Hasher};
 use endpoint_picker::simulator::latency::Latency;
@@ -30,6 +32,8 @@ use tokio::net::TcpStream;
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const STREAMS: usize = 10_000;
+/// Tokens of a stream over TCP.
+const TOKENS: usize = 8;
 /// Connections of the floor.
 const FLOOR_STREAMS: usize = 1_000;
 /// Bytes of an event on the wire, about.
@@ -37,9 +41,16 @@ const EVENT: usize = 210;
 /// Time over which connections are opened: all at once, they would wait for each other, not for the simulator.
 const OPENING: Duration = Duration::from_secs(2);
 const PROMPT: usize = 100_000;
+/// Ids of a large model's tokens.
+const VOCABULARY: u32 = 1 << 17;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    if let [what, address] = args.as_slice()
+        && what == "hold-open"
+    {
+        return hold_open(address);
+    }
     let wanted = |name: &str| args.is_empty() || args.iter().any(|a| a == name);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -49,6 +60,7 @@ fn main() {
         engine_alone(&runtime);
     }
     if wanted("tcp") {
+        heap_of_connections();
         println!("the binary over TCP, its client on the same machine");
         let floor = runtime.block_on(bare_writes());
         println!(
@@ -144,7 +156,7 @@ fn cpu_of(pid: u32) -> Duration {
 /// Time to hand in a job with a long prompt, its blocks hashed: the best of many rounds, which nobody interrupted.
 fn long_prompt() {
     let ids: Arc<[u32]> = (0..PROMPT as u32)
-        .map(|i| i.wrapping_mul(2_654_435_761))
+        .map(|i| i.wrapping_mul(2_654_435_761) % VOCABULARY)
         .collect();
     for (name, algorithm) in [
         ("sha256-cbor", Algorithm::Sha256Cbor),
@@ -154,8 +166,9 @@ fn long_prompt() {
         let engine = Engine::new(config(Latency::default(), true), None).unwrap();
         let mut times = Vec::new();
         for round in 0..30u32 {
+            let ids: Vec<u32> = ids.iter().map(|id| id ^ round).collect();
             let before = Instant::now();
-            let blocks = hasher.blocks(None, ids.iter().map(|id| id ^ round));
+            let blocks = hasher.blocks(None, &ids);
             let hashed = Instant::now();
             let ticket = engine
                 .submit(Job {
@@ -289,6 +302,87 @@ fn memory(pid: u32) -> usize {
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
 }
 
+/// A request for events over HTTP/1.1.
+fn request() -> String {
+    let body =
+        format!(r#"{{"model":"m","prompt":"hello","max_tokens":{TOKENS},"ignore_eos":true,"stream":true}}"#);
+    format!(
+        "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// Heap of a connection whose stream waits for its first token. The simulator runs in this process, where allocations
+/// are counted, its clients in another.
+fn heap_of_connections() {
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let flags = format!(
+        "--model m --bind-address 127.0.0.1 --port {port} --max-num-seqs 20000 --time-to-first-token 1h --v 1"
+    );
+    let flags = flags.split(' ').map(Into::into).collect();
+    let CommandLine::Run(settings, _) = sim::read("inference-sim", flags, &|_| None) else {
+        panic!("the flags are refused");
+    };
+    std::thread::spawn(move || sim::run(*settings));
+    let address = format!("127.0.0.1:{port}");
+    let open = |n: usize| {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["hold-open", &address])
+            .env("STREAMS", n.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert_eq!(line, "open\n");
+        child
+    };
+    // What is made once is there before it counts.
+    let mut first = open(100);
+    let region = Region::new(ALLOCATOR);
+    let mut second = open(STREAMS);
+    let change = region.change();
+    let bytes = (change.bytes_allocated as isize + change.bytes_reallocated
+        - change.bytes_deallocated as isize)
+        / STREAMS as isize;
+    println!("heap of a connection with a stream that waits, all of the simulator: {bytes} bytes (bar 4096)");
+    for child in [&mut first, &mut second] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+/// As a process of its own: opens streams, says so, and holds them.
+fn hold_open(address: &str) {
+    let streams: usize = std::env::var("STREAMS").unwrap().parse().unwrap();
+    let request = request();
+    let mut open = Vec::with_capacity(streams);
+    for _ in 0..streams {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut io = loop {
+            match std::net::TcpStream::connect(address) {
+                Ok(io) => break io,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            std::thread::yield_now();
+        };
+        std::io::Write::write_all(&mut io, request.as_bytes()).unwrap();
+        let mut head = [0; 15];
+        std::io::Read::read_exact(&mut io, &mut head).unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200 OK");
+        open.push(io);
+    }
+    println!("open");
+    let _ = std::io::stdin().read_line(&mut String::new());
+}
+
 /// CPU time of this thread.
 fn own_cpu() -> Duration {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
@@ -312,7 +406,7 @@ async fn bare_writes() -> Duration {
                     std::io::Write::write_all(io, &[b'x'; EVENT]).unwrap();
                 }
                 // The pace counts: caches are cold and readers asleep at each burst, as they are for a simulator.
-                std::thread::sleep(Duration::from_millis(1));
+                std::thread::park_timeout(Duration::from_millis(1));
             }
         }
         (own_cpu() - before) / (ROUNDS * FLOOR_STREAMS) as u32
@@ -328,7 +422,6 @@ async fn bare_writes() -> Duration {
 
 /// Streams over TCP: memory while they wait for the first token, CPU per token, and how late events arrive.
 async fn over_tcp(inter_token: u64, floor: Duration) {
-    const TOKENS: usize = 8;
     let gap = format!("{inter_token}ms");
     let server = serve(&[
         "--max-num-seqs",
@@ -338,12 +431,7 @@ async fn over_tcp(inter_token: u64, floor: Duration) {
         "--inter-token-latency",
         &gap,
     ]);
-    let body =
-        format!(r#"{{"model":"m","prompt":"hello","max_tokens":{TOKENS},"ignore_eos":true,"stream":true}}"#);
-    let request = format!(
-        "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
+    let request = request();
     let pid = server.0.id();
     let (idle, cpu_before) = (memory(pid), cpu_of(pid));
     let events = Arc::new(AtomicU64::new(0));
@@ -386,7 +474,7 @@ async fn over_tcp(inter_token: u64, floor: Duration) {
     assert!(all.len() >= STREAMS * TOKENS, "{} events", all.len());
     all.sort_unstable();
     println!(
-        "  {STREAMS} connections, {} tokens/s: {open} bytes of memory each while waiting (bar 4096); CPU to \
+        "  {STREAMS} connections, {} tokens/s: {open} bytes of resident memory each while waiting; CPU to \
          open one {:?}; CPU per token {:?} (bar 10 us), {:.2} of the floor; load {:.0} % of one core; events late by p50 {:?}, p99 {:?}",
         STREAMS as u64 * 1000 / inter_token,
         (opened - cpu_before) / STREAMS as u32,

@@ -114,12 +114,13 @@ impl Machine {
     pub fn blocks(
         &self,
         adapter: Option<&str>,
-        ids: impl Iterator<Item = u32> + Clone,
+        ids: impl FnOnce() -> Vec<u32>,
     ) -> (Vec<u64>, Option<Arc<[u32]>>) {
         let Some(hasher) = &self.hasher else {
             return (Vec::new(), None);
         };
-        let kept = self.with_ids.then(|| ids.clone().collect());
-        (hasher.blocks(adapter, ids), kept)
+        let ids = ids();
+        let blocks = hasher.blocks(adapter, &ids);
+        (blocks, self.with_ids.then(|| ids.into()))
     }
 }

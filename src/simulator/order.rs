@@ -204,7 +204,11 @@ async fn prepare(sim: &Arc<Simulator>, input: Input) -> Ready {
     let hashed = sim.dataset.is_some();
     match input {
         Input::Ids(ids) => Ready {
-            tokens: Arc::new(Tokens::from_ids(ids)),
+            // Their text is only ever repeated.
+            tokens: Arc::new(match sim.config.echo {
+                true => Tokens::shown_ids(ids),
+                false => Tokens::of_ids(ids),
+            }),
             echo: None,
             hash: None,
         },

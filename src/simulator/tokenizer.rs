@@ -8,7 +8,7 @@ use tokenizers::Tokenizer as Model;
 /// Largest tokenizer file read, bytes.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
-/// A text and where its tokens end: the tokens joined are the text.
+/// A text and where its tokens end: the tokens joined are the text. Or ids alone, where nobody asks for a text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
     text: String,
@@ -21,12 +21,12 @@ pub struct Tokens {
 impl Tokens {
     /// Number of tokens.
     pub fn len(&self) -> usize {
-        self.ends.len()
+        self.ends.len().max(self.ids.len())
     }
 
     /// No token at all?
     pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
+        self.len() == 0
     }
 
     /// The whole text.
@@ -57,10 +57,17 @@ impl Tokens {
 
     /// The ids in order.
     pub fn ids(&self) -> Vec<u32> {
+        let mut out = Vec::with_capacity(self.len());
+        self.add_ids(&mut out);
+        out
+    }
+
+    /// Appends the ids in order.
+    pub fn add_ids(&self, out: &mut Vec<u32>) {
         if self.ids.is_empty() {
-            self.iter().map(fnv1a).collect()
+            out.extend(self.iter().map(fnv1a));
         } else {
-            self.ids.clone()
+            out.extend_from_slice(&self.ids);
         }
     }
 
@@ -96,15 +103,28 @@ impl Tokens {
             .truncate(self.ends.last().map_or(0, |end| *end as usize));
     }
 
-    /// Token ids without a text: they are shown as numbers with commas between them.
-    pub fn from_ids(ids: Vec<u32>) -> Self {
-        let mut tokens = Tokens::default();
-        for (i, id) in ids.iter().enumerate() {
-            let comma = if i + 1 < ids.len() { "," } else { "" };
-            tokens.push(&format!("{id}{comma}"));
+    /// Token ids alone: each is an empty text.
+    pub fn of_ids(ids: Vec<u32>) -> Self {
+        Tokens {
+            ids,
+            ..Tokens::default()
         }
-        tokens.ids = ids;
-        tokens
+    }
+
+    /// Token ids, shown as numbers with commas between them.
+    pub fn shown_ids(ids: Vec<u32>) -> Self {
+        let mut text = String::with_capacity(ids.len() * 7);
+        let mut ends = Vec::with_capacity(ids.len());
+        for id in &ids {
+            text.push_str(itoa::Buffer::new().format(*id));
+            text.push(',');
+            ends.push(u32::try_from(text.len()).unwrap_or(u32::MAX));
+        }
+        text.pop();
+        if let Some(last) = ends.last_mut() {
+            *last -= 1;
+        }
+        Tokens { text, ends, ids }
     }
 }
 
@@ -227,21 +247,30 @@ fn cut_at(text: String, offsets: &[(usize, usize)], ids: &[u32]) -> Tokens {
 fn simple(text: String) -> Tokens {
     let mut ends = Vec::with_capacity(text.len() / 5);
     let bytes = text.as_bytes();
-    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let class = |at: usize| bytes.get(at).map_or(Class::End, |b| CLASSES[*b as usize]);
     let mut at = 0;
     while at < bytes.len() {
-        if word(bytes[at]) {
-            while at < bytes.len() && word(bytes[at]) {
+        if class(at) == Class::Word {
+            while class(at) == Class::Word {
                 at += 1;
             }
         } else {
             // A character begins here: its first byte, then those that continue it.
             at += 1;
-            while at < bytes.len() && bytes[at] & 0xc0 == 0x80 {
+            while bytes.get(at).is_some_and(|b| b & 0xc0 == 0x80) {
                 at += 1;
             }
         }
-        at = skip_white(&text, at);
+        loop {
+            match class(at) {
+                Class::White => at += 1,
+                Class::Long => match text[at..].chars().next().filter(|c| c.is_whitespace()) {
+                    Some(c) => at += c.len_utf8(),
+                    None => break,
+                },
+                Class::Word | Class::Other | Class::End => break,
+            }
+        }
         ends.push(u32::try_from(at).unwrap_or(u32::MAX));
     }
     Tokens {
@@ -251,24 +280,37 @@ fn simple(text: String) -> Tokens {
     }
 }
 
-fn skip_white(text: &str, mut at: usize) -> usize {
-    let bytes = text.as_bytes();
-    while let Some(byte) = bytes.get(at) {
-        if byte.is_ascii() {
-            // ASCII white space of Unicode, vertical tab and separators included.
-            if !(*byte as char).is_whitespace() {
-                break;
-            }
-            at += 1;
-        } else {
-            match text[at..].chars().next().filter(|c| c.is_whitespace()) {
-                Some(c) => at += c.len_utf8(),
-                None => break,
-            }
-        }
-    }
-    at
+/// What a byte is to the simple tokenizer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// ASCII letter, digit or underscore.
+    Word,
+    /// ASCII white space as Unicode has it, vertical tab included.
+    White,
+    /// Any other ASCII character.
+    Other,
+    /// Part of a character of several bytes.
+    Long,
+    /// After the text.
+    End,
 }
+
+/// The class of every byte: long prompts are cut at a byte a nanosecond or less.
+const CLASSES: [Class; 256] = {
+    let mut classes = [Class::Other; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let of = byte as u8;
+        classes[byte] = match of {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' => Class::Word,
+            b'\t'..=b'\r' | b' ' => Class::White,
+            0x80.. => Class::Long,
+            _ => Class::Other,
+        };
+        byte += 1;
+    }
+    classes
+};
 
 /// The simple tokenizer's id of a token: FNV-1a, 32 bits.
 pub fn fnv1a(token: &str) -> u32 {
@@ -311,7 +353,7 @@ mod tests {
 
     #[test]
     fn token_ids_are_shown_as_numbers() {
-        let tokens = Tokens::from_ids(vec![1, 22, 3]);
+        let tokens = Tokens::shown_ids(vec![1, 22, 3]);
         assert_eq!(
             (tokens.text(), tokens.len(), tokens.ids()),
             ("1,22,3", 3, vec![1, 22, 3])

@@ -48,7 +48,7 @@ pub struct Run {
 /// The queue is full, or the prompt has more blocks than the cache.
 pub async fn start(sim: &Simulator, job: Job, reply: &Reply) -> Result<Run, Refusal> {
     let output = reply.tokens();
-    let ids = ids_of(&job.prompt, reply);
+    let ids = || ids_of(&job.prompt, reply);
     let (blocks, ids) = sim.machine.blocks(job.model.adapter.as_deref(), ids);
     let ticket = sim.machine.engine.submit(engine::Job {
         adapter: job.model.adapter,
@@ -82,14 +82,17 @@ pub async fn start(sim: &Simulator, job: Job, reply: &Reply) -> Result<Run, Refu
 }
 
 /// Ids of all tokens of prompt and answer, in order.
-fn ids_of<'a>(prompt: &'a Tokens, reply: &'a Reply) -> impl Iterator<Item = u32> + Clone + 'a {
-    let all = |tokens: &'a Tokens| (0..tokens.len()).filter_map(|at| tokens.id(at));
-    let calls = reply.calls.iter().flat_map(move |call| {
+fn ids_of(prompt: &Tokens, reply: &Reply) -> Vec<u32> {
+    let mut ids = Vec::with_capacity(prompt.len() + reply.tokens());
+    prompt.add_ids(&mut ids);
+    reply.text.add_ids(&mut ids);
+    for call in &reply.calls {
         // A call's name and its brackets have no tokens of their own.
-        let around = std::iter::repeat_n(0, call.tokens() - call.arguments.len());
-        around.chain(all(&call.arguments))
-    });
-    all(prompt).chain(all(&reply.text)).chain(calls)
+        let around = call.tokens() - call.arguments.len();
+        ids.extend(std::iter::repeat_n(0, around));
+        call.arguments.add_ids(&mut ids);
+    }
+    ids
 }
 
 impl Run {

@@ -32,7 +32,13 @@ impl Core {
         };
         let wanted = request.blocks_now(block_size);
         let mut changes = Vec::new();
-        let cached = cache.take(&request.job.blocks[..wanted], |c| changes.push(c))?;
+        let told = self.events.is_some();
+        let change = |change| {
+            if told {
+                changes.push(change);
+            }
+        };
+        let cached = cache.take(&request.job.blocks[..wanted], change)?;
         request.held = wanted;
         request.generation = self.generation;
         // Read by `start`, which follows at once.

@@ -1,7 +1,7 @@
 //! Block hashes as the reference's cache library computes them (simulator.md §11.2): a router that hashes prompts
 //! the same way, with the same seed, finds the blocks by these numbers.
 
-use sha2::{Digest, Sha256};
+use sha2::block_api::compress256;
 
 /// How blocks are hashed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,31 +46,24 @@ impl Hasher {
 
     /// The hashes of the whole blocks of `ids`, for the base model or an adapter. With `Sha256Cbor` they are the same
     /// for all, as in the reference; `Fnv64` keeps an adapter's blocks apart.
-    pub fn blocks(&self, adapter: Option<&str>, ids: impl Iterator<Item = u32>) -> Vec<u64> {
-        let mut out = Vec::with_capacity(ids.size_hint().0 / self.block_size);
+    pub fn blocks(&self, adapter: Option<&str>, ids: &[u32]) -> Vec<u64> {
+        let mut out = Vec::with_capacity(ids.len() / self.block_size);
         let mut parent = match adapter {
             Some(name) => root(self.algorithm, &self.seed, name),
             None => self.root,
         };
-        let mut block = Vec::with_capacity(self.block_size);
-        let mut cbor = Vec::with_capacity(HEADS + UNSIGNED_BYTES * self.block_size);
-        let mut ids = ids.peekable();
-        while ids.peek().is_some() {
-            block.clear();
-            block.extend(ids.by_ref().take(self.block_size));
-            if block.len() < self.block_size {
-                break;
-            }
+        let mut message = Message::of_up_to(HEADS + UNSIGNED_BYTES * self.block_size);
+        for block in ids.chunks_exact(self.block_size) {
             out.push(match &mut parent {
                 Root::Sha(digest) => {
-                    cbor.clear();
-                    encode(&mut cbor, Root::Sha(*digest), &block);
-                    *digest = Sha256::digest(&cbor).into();
+                    message.length = 0;
+                    encode(&mut message, Root::Sha(*digest), block);
+                    *digest = message.sha256();
                     last_eight(digest)
                 }
                 Root::Fnv(hash) => {
                     let mut fnv = Fnv::default();
-                    encode(&mut fnv, Root::Fnv(*hash), &block);
+                    encode(&mut fnv, Root::Fnv(*hash), block);
                     *hash = fnv.0;
                     *hash
                 }
@@ -100,9 +93,9 @@ fn encode(out: &mut impl Sink, parent: Root, block: &[u32]) {
 fn root(algorithm: Algorithm, seed: &str, model: &str) -> Root {
     match algorithm {
         Algorithm::Sha256Cbor => {
-            let mut cbor = Vec::new();
-            text(&mut cbor, seed);
-            Root::Sha(Sha256::digest(&cbor).into())
+            let mut message = Message::of_up_to(HEADS + seed.len());
+            text(&mut message, seed);
+            Root::Sha(message.sha256())
         }
         Algorithm::Fnv64 => {
             let mut of_seed = Fnv::default();
@@ -126,6 +119,8 @@ const NULL: u8 = 0xf6;
 /// Bytes of a block's heads and its parent at most, and of one token's id.
 const HEADS: usize = 48;
 const UNSIGNED_BYTES: usize = 5;
+/// Bytes that SHA-256 adds at least: a bit, and the length.
+const PADDING: usize = 9;
 
 /// Takes bytes.
 trait Sink {
@@ -136,10 +131,53 @@ trait Sink {
     }
 }
 
-impl Sink for Vec<u8> {
+/// What is hashed by SHA-256. It is padded where it is: a third faster than to copy it through a buffer, for messages of
+/// two blocks.
+struct Message {
+    bytes: Vec<u8>,
+    length: usize,
+}
+
+impl Sink for Message {
     #[inline]
     fn put<const N: usize>(&mut self, bytes: [u8; N]) {
-        self.extend_from_slice(&bytes);
+        self.bytes[self.length..self.length + N].copy_from_slice(&bytes);
+        self.length += N;
+    }
+}
+
+impl Message {
+    /// An empty message that has room for `length` bytes.
+    fn of_up_to(length: usize) -> Self {
+        Message {
+            bytes: vec![0; (length + PADDING).next_multiple_of(64)],
+            length: 0,
+        }
+    }
+
+    /// Its digest; the message is spent.
+    fn sha256(&mut self) -> [u8; 32] {
+        let bits = self.length as u64 * 8;
+        let end = (self.length + PADDING).next_multiple_of(64);
+        self.put([0x80]);
+        self.bytes[self.length..end - 8].fill(0);
+        self.bytes[end - 8..end].copy_from_slice(&bits.to_be_bytes());
+        let mut state = [
+            0x6a09_e667,
+            0xbb67_ae85,
+            0x3c6e_f372,
+            0xa54f_f53a,
+            0x510e_527f,
+            0x9b05_688c,
+            0x1f83_d9ab,
+            0x5be0_cd19,
+        ];
+        compress256(&mut state, self.bytes[..end].as_chunks().0);
+        let mut digest = [0; 32];
+        for (bytes, word) in digest.as_chunks_mut::<4>().0.iter_mut().zip(state) {
+            *bytes = word.to_be_bytes();
+        }
+        digest
     }
 }
 
@@ -226,24 +264,41 @@ mod tests {
                 [2_885_729_743_872_470_033, 8_856_261_653_058_836_515],
             ),
         ];
+        let ids: Vec<u32> = (1..=23).collect();
         for (algorithm, seed, expected) in rows {
             let hasher = Hasher::new(algorithm, seed, "test-model", 8);
-            assert_eq!(hasher.blocks(None, 1..=16), expected, "{algorithm:?} {seed:?}");
+            assert_eq!(
+                hasher.blocks(None, &ids[..16]),
+                expected,
+                "{algorithm:?} {seed:?}"
+            );
             // The tail that fills no block is left out.
-            assert_eq!(hasher.blocks(None, 1..=23), expected);
-            let of_adapter = hasher.blocks(Some("adapter"), 1..=16);
+            assert_eq!(hasher.blocks(None, &ids), expected);
+            let of_adapter = hasher.blocks(Some("adapter"), &ids[..16]);
             assert_eq!(of_adapter == expected, algorithm == Sha256Cbor);
+        }
+    }
+
+    #[test]
+    fn messages_of_every_length_are_hashed_as_the_library_does() {
+        use sha2::{Digest, Sha256};
+        for length in 0..300u32 {
+            let bytes: Vec<u8> = (0..length).map(|n| n as u8).collect();
+            let mut message = Message::of_up_to(bytes.len());
+            message.put_all(&bytes);
+            let expected: [u8; 32] = Sha256::digest(&bytes).into();
+            assert_eq!(message.sha256(), expected, "{length}");
         }
     }
 
     #[test]
     fn the_input_is_canonical_cbor() {
         for id in [0u32, 23, 24, 255, 256, 65_535, 65_536, u32::MAX] {
-            let mut ours = Vec::new();
-            head(&mut ours, UNSIGNED, u64::from(id));
+            let mut ours = Message::of_up_to(HEADS);
+            unsigned(&mut ours, id);
             let mut theirs = Vec::new();
             ciborium::into_writer(&Value::Integer(id.into()), &mut theirs).unwrap();
-            assert_eq!(ours, theirs);
+            assert_eq!(&ours.bytes[..ours.length], theirs);
         }
     }
 }

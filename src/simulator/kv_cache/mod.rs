@@ -6,16 +6,31 @@ pub mod hash;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use hashlink::LinkedHashSet;
+/// No slot.
+const NONE: u32 = u32::MAX;
 
-/// The blocks of one simulator.
-#[derive(Debug, Default)]
+/// The blocks of one simulator. Slots are linked by numbers: a long prompt looks at thousands of blocks, and each is
+/// one look into the map and one at its slot.
+#[derive(Debug)]
 pub struct KvCache {
     size: usize,
-    /// References by block, 1 or more.
-    used: HashMap<u64, u32, Light>,
-    /// Blocks nobody uses, oldest first.
-    unused: LinkedHashSet<u64, Light>,
+    /// Slot by block.
+    places: HashMap<u64, u32, Light>,
+    slots: Vec<Slot>,
+    /// Slots with references.
+    used: usize,
+    /// Ends of the list of blocks nobody uses.
+    oldest: u32,
+    newest: u32,
+}
+
+/// A block. It is in the list as long as nobody uses it.
+#[derive(Debug)]
+struct Slot {
+    hash: u64,
+    references: u32,
+    older: u32,
+    newer: u32,
 }
 
 /// Block hashes are spread already: hashing them again would be half the work of a long prompt.
@@ -57,8 +72,12 @@ impl KvCache {
     /// An empty cache of `size` blocks.
     pub fn new(size: usize) -> Self {
         KvCache {
-            size,
-            ..KvCache::default()
+            size: size.min(NONE as usize),
+            places: HashMap::default(),
+            slots: Vec::new(),
+            used: 0,
+            oldest: NONE,
+            newest: NONE,
         }
     }
 
@@ -69,18 +88,17 @@ impl KvCache {
 
     /// Blocks in use.
     pub fn used(&self) -> usize {
-        self.used.len()
+        self.used
     }
 
     /// Blocks that are kept and not in use.
     pub fn unused(&self) -> usize {
-        self.unused.len()
+        self.slots.len() - self.used
     }
 
     /// Leading blocks of `hashes` that are there.
     pub fn cached(&self, hashes: &[u64]) -> usize {
-        let present = |h: &&u64| self.used.contains_key(h) || self.unused.contains(*h);
-        hashes.iter().take_while(present).count()
+        hashes.iter().take_while(|h| self.places.contains_key(h)).count()
     }
 
     /// Takes blocks; returns how many leading ones were there. Says what changed through `change`.
@@ -90,35 +108,52 @@ impl KvCache {
     pub fn take(&mut self, hashes: &[u64], mut change: impl FnMut(Change)) -> Result<usize, NoCapacity> {
         let cached = self.cached(hashes);
         // Counted only where it matters: it is a look at every block of a long prompt.
-        if self.used.len() + hashes.len() > self.size {
-            let needed = hashes.iter().filter(|h| !self.used.contains_key(h)).count();
-            if self.used.len() + needed > self.size {
+        if self.used + hashes.len() > self.size {
+            let needed = hashes.iter().filter(|h| !self.is_used(h)).count();
+            if self.used + needed > self.size {
                 return Err(NoCapacity);
             }
         }
         // What is there is taken first, so that it cannot be evicted for what is not.
         let mut missing = Vec::with_capacity(hashes.len() - cached);
         for (at, hash) in hashes.iter().enumerate() {
-            if let Some(references) = self.used.get_mut(hash) {
-                *references += 1;
-            } else if self.unused.remove(hash) {
-                self.used.insert(*hash, 1);
-            } else {
-                missing.push(at);
+            match self.places.get(hash) {
+                Some(place) => self.refer(*place),
+                None => missing.push(at),
             }
         }
+        let room = missing.len().min(self.size - self.slots.len());
+        self.slots.reserve(room);
+        self.places.reserve(room);
         for at in missing {
-            let references = self.used.entry(hashes[at]).or_insert(0);
-            *references += 1;
+            let hash = hashes[at];
             // The same block twice in one sequence is stored once.
-            if *references > 1 {
+            if let Some(place) = self.places.get(&hash) {
+                self.refer(*place);
                 continue;
             }
-            if self.used.len() + self.unused.len() > self.size
-                && let Some(oldest) = self.unused.pop_front()
-            {
-                change(Change::Removed(oldest));
-            }
+            let place = match self.oldest {
+                oldest if oldest != NONE && self.slots.len() >= self.size => {
+                    self.unlink(oldest);
+                    let evicted = self.slots[oldest as usize].hash;
+                    self.places.remove(&evicted);
+                    change(Change::Removed(evicted));
+                    oldest
+                }
+                _ => {
+                    self.slots.push(Slot {
+                        hash,
+                        references: 0,
+                        older: NONE,
+                        newer: NONE,
+                    });
+                    (self.slots.len() - 1) as u32
+                }
+            };
+            let slot = &mut self.slots[place as usize];
+            (slot.hash, slot.references) = (hash, 1);
+            self.used += 1;
+            self.places.insert(hash, place);
             change(Change::Stored(at));
         }
         Ok(cached)
@@ -128,23 +163,58 @@ impl KvCache {
     pub fn release(&mut self, hashes: &[u64]) {
         // The last block first, so that the beginning of a prompt outlives its end.
         for hash in hashes.iter().rev() {
-            let Some(references) = self.used.get_mut(hash) else {
+            let Some(&place) = self.places.get(hash) else {
                 continue;
             };
-            *references -= 1;
-            if *references == 0 {
-                self.used.remove(hash);
-                self.unused.insert(*hash);
+            let slot = &mut self.slots[place as usize];
+            if slot.references == 0 {
+                continue;
+            }
+            slot.references -= 1;
+            if slot.references == 0 {
+                (slot.older, slot.newer) = (self.newest, NONE);
+                match self.newest {
+                    NONE => self.oldest = place,
+                    before => self.slots[before as usize].newer = place,
+                }
+                self.newest = place;
+                self.used -= 1;
             }
         }
     }
 
     /// Forgets everything. Was there anything?
     pub fn clear(&mut self) -> bool {
-        let any = !(self.used.is_empty() && self.unused.is_empty());
-        self.used.clear();
-        self.unused.clear();
+        let any = !self.slots.is_empty();
+        *self = KvCache::new(self.size);
         any
+    }
+
+    fn is_used(&self, hash: &u64) -> bool {
+        let place = self.places.get(hash);
+        place.is_some_and(|place| self.slots[*place as usize].references > 0)
+    }
+
+    /// One more user of a slot.
+    fn refer(&mut self, place: u32) {
+        if self.slots[place as usize].references == 0 {
+            self.unlink(place);
+            self.used += 1;
+        }
+        self.slots[place as usize].references += 1;
+    }
+
+    /// Takes a slot out of the list of blocks nobody uses.
+    fn unlink(&mut self, place: u32) {
+        let Slot { older, newer, .. } = self.slots[place as usize];
+        match older {
+            NONE => self.oldest = newer,
+            older => self.slots[older as usize].newer = newer,
+        }
+        match newer {
+            NONE => self.newest = older,
+            newer => self.slots[newer as usize].older = older,
+        }
     }
 }
 
