@@ -12,14 +12,12 @@
 )]
 
 use std::alloc::System;
-use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use endpoint_picker::app::sim::{self, CommandLine};
 use endpoint_picker::simulator::engine::{Config, Engine, Job, Ticket};
 use endpoint_picker::simulator::kv_cache::hash::{Algorithm, Hasher};
 use endpoint_picker::simulator::latency::Latency;
@@ -46,11 +44,6 @@ const VOCABULARY: u32 = 1 << 17;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    if let [what, address] = args.as_slice()
-        && what == "hold-open"
-    {
-        return hold_open(address);
-    }
     let wanted = |name: &str| args.is_empty() || args.iter().any(|a| a == name);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -60,7 +53,6 @@ fn main() {
         engine_alone(&runtime);
     }
     if wanted("tcp") {
-        heap_of_connections();
         println!("the binary over TCP, its client on the same machine");
         let floor = runtime.block_on(bare_writes());
         println!(
@@ -312,77 +304,6 @@ fn request() -> String {
     )
 }
 
-/// Heap of a connection whose stream waits for its first token. The simulator runs in this process, where allocations
-/// are counted, its clients in another.
-fn heap_of_connections() {
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let flags = format!(
-        "--model m --bind-address 127.0.0.1 --port {port} --max-num-seqs 20000 --time-to-first-token 1h --v 1"
-    );
-    let flags = flags.split(' ').map(Into::into).collect();
-    let CommandLine::Run(settings, _) = sim::read("inference-sim", flags, &|_| None) else {
-        panic!("the flags are refused");
-    };
-    std::thread::spawn(move || sim::run(*settings));
-    let address = format!("127.0.0.1:{port}");
-    let open = |n: usize| {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["hold-open", &address])
-            .env("STREAMS", n.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        assert_eq!(line, "open\n");
-        child
-    };
-    // What is made once is there before it counts.
-    let mut first = open(100);
-    let region = Region::new(ALLOCATOR);
-    let mut second = open(STREAMS);
-    let change = region.change();
-    let bytes = (change.bytes_allocated as isize + change.bytes_reallocated
-        - change.bytes_deallocated as isize)
-        / STREAMS as isize;
-    println!("heap of a connection with a stream that waits, all of the simulator: {bytes} bytes (bar 4096)");
-    for child in [&mut first, &mut second] {
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-}
-
-/// As a process of its own: opens streams, says so, and holds them.
-fn hold_open(address: &str) {
-    let streams: usize = std::env::var("STREAMS").unwrap().parse().unwrap();
-    let request = request();
-    let mut open = Vec::with_capacity(streams);
-    for _ in 0..streams {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let mut io = loop {
-            match std::net::TcpStream::connect(address) {
-                Ok(io) => break io,
-                Err(error) => assert!(Instant::now() < deadline, "{error}"),
-            }
-            std::thread::yield_now();
-        };
-        std::io::Write::write_all(&mut io, request.as_bytes()).unwrap();
-        let mut head = [0; 15];
-        std::io::Read::read_exact(&mut io, &mut head).unwrap();
-        assert_eq!(&head, b"HTTP/1.1 200 OK");
-        open.push(io);
-    }
-    println!("open");
-    let _ = std::io::stdin().read_line(&mut String::new());
-}
-
 /// CPU time of this thread.
 fn own_cpu() -> Duration {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
@@ -474,7 +395,7 @@ async fn over_tcp(inter_token: u64, floor: Duration) {
     assert!(all.len() >= STREAMS * TOKENS, "{} events", all.len());
     all.sort_unstable();
     println!(
-        "  {STREAMS} connections, {} tokens/s: {open} bytes of resident memory each while waiting; CPU to \
+        "  {STREAMS} connections, {} tokens/s: {open} bytes of resident memory each while waiting (bar 4096 of heap); CPU to \
          open one {:?}; CPU per token {:?} (bar 10 us), {:.2} of the floor; load {:.0} % of one core; events late by p50 {:?}, p99 {:?}",
         STREAMS as u64 * 1000 / inter_token,
         (opened - cpu_before) / STREAMS as u32,

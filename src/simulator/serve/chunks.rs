@@ -1,5 +1,5 @@
 //! Writes events to an HTTP/1.1 connection, as chunks: whatever is there at once is one chunk and one write. While a
-//! stream waits, all it holds is one small buffer. Called by [`super::connection`].
+//! stream waits, it holds no buffer. Called by [`super::connection`].
 
 use std::io::{self, Write};
 use std::pin::Pin;
@@ -18,8 +18,8 @@ use crate::simulator::events::Events;
 /// Room before a chunk for its length: 8 digits, CR, LF.
 const ROOM: usize = 10;
 
-/// A buffer that has grown larger than this is given back once it is written.
-const KEPT: usize = 1024;
+/// Most chunks are shorter.
+const USUAL: usize = 512;
 
 struct Writing<'a> {
     io: &'a mut Connection,
@@ -34,15 +34,9 @@ struct Writing<'a> {
 ///
 /// # Errors
 /// The client has left, or takes nothing: the events are dropped.
-pub async fn write(io: &mut Connection, answer: Answer) -> io::Result<bool> {
+pub async fn write(io: &mut Connection, answer: Box<Answer>) -> io::Result<bool> {
     let keep_alive = answer.keep_alive;
-    let mut writing = Writing {
-        out: head(&answer)?,
-        io,
-        events: answer.events,
-        begin: 0,
-        over: false,
-    };
+    let mut writing = Writing::begin(io, answer)?;
     std::future::poll_fn(|cx| writing.poll(cx)).await?;
     Ok(keep_alive)
 }
@@ -73,7 +67,18 @@ fn head(answer: &Answer) -> io::Result<Vec<u8>> {
     Ok(out)
 }
 
-impl Writing<'_> {
+impl<'a> Writing<'a> {
+    /// Keeps of the answer no more than its events, for as long as they take.
+    fn begin(io: &'a mut Connection, answer: Box<Answer>) -> io::Result<Self> {
+        Ok(Writing {
+            out: head(&answer)?,
+            io,
+            events: answer.events,
+            begin: 0,
+            over: false,
+        })
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.io.poll_ahead(cx, MAX_HEAD_BYTES) {
             Poll::Ready(Ok(Ahead::End)) => {
@@ -102,14 +107,13 @@ impl Writing<'_> {
 
     /// The next chunk, ready to be written.
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.out.capacity() > KEPT {
-            self.out = Vec::new();
-        }
         self.out.clear();
+        self.out.reserve(USUAL);
         self.begin = 0;
         self.out.resize(ROOM, 0);
         let Poll::Ready(more) = self.events.poll(cx, &mut self.out) else {
-            self.out.clear();
+            // A stream waits far longer than it writes.
+            self.out = Vec::new();
             return Poll::Pending;
         };
         self.over = !more;

@@ -37,21 +37,24 @@ async fn serve(
     stop: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let mut io = Patient::new(io, limits.stalled);
-    let begun = tokio::select! {
-        begun = begin(&mut io, limits.head) => begun?,
-        () = stop.cancelled() => return Ok(()),
+    // Boxed, as is all that is over when events are written: a connection that waits with its stream must not carry it.
+    let Some(begun) = stop
+        .run_until_cancelled(Box::pin(begin(&mut io, limits.head)))
+        .await
+        .transpose()?
+    else {
+        return Ok(());
     };
     let mut io = Prefixed::new(io, &begun);
     if begun.as_ref() == HTTP2 {
         return Box::pin(http2(io, router, limits, stop)).await;
     }
     drop(begun);
-    // Boxed: a connection that only writes events must not carry what reading requests takes.
     while let Next::Events(back, answer) =
         Box::pin(requests::serve(io, router.clone(), limits, stop.clone())).await?
     {
         io = back;
-        let stays = chunks::write(&mut io, *answer).await?;
+        let stays = chunks::write(&mut io, answer).await?;
         if !stays || stop.is_cancelled() {
             break;
         }
