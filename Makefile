@@ -10,6 +10,8 @@ VENV   := .venv
 STAMP  := $(VENV)/.installed
 # Seconds each fuzz target runs.
 SECONDS_PER_TARGET ?= 60
+# How the demo is built: `dev` is there at once after `make test`, and says nothing about speed.
+PROFILE ?= release
 # The whole run builds with the lock file as it is.
 LOCKED := --locked
 
@@ -23,13 +25,13 @@ help: ## What can be made, and what each does
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: demo-build ## Watch it work: 4 simulators, epp and Envoy under traffic; stays up until Ctrl-C
-	$(CARGO) run $(LOCKED) --release --quiet --example demo
+	$(CARGO) run $(LOCKED) --profile $(PROFILE) --quiet --example demo
 
 demo-once: demo-build ## The same traffic, then everything stops
-	$(CARGO) run $(LOCKED) --release --quiet --example demo -- --once
+	$(CARGO) run $(LOCKED) --profile $(PROFILE) --quiet --example demo -- --once
 
 demo-build: venv
-	$(CARGO) build $(LOCKED) --release --bins --example demo
+	$(CARGO) build $(LOCKED) --profile $(PROFILE) --bins --example demo
 
 check: ## Format and lints, as CI wants them
 	$(CARGO) fmt --check

@@ -7,7 +7,7 @@ use axum::Router;
 use bytes::BytesMut;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -56,6 +56,7 @@ async fn serve(
         io = back;
         let stays = chunks::write(&mut io, answer).await?;
         if !stays || stop.is_cancelled() {
+            io.shutdown().await?;
             break;
         }
     }
