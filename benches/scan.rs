@@ -8,6 +8,8 @@
     reason = "a benchmark fails by panicking"
 )]
 
+#[path = "load/thread.rs"]
+mod thread;
 #[path = "fixtures/vllm_page.rs"]
 mod vllm_page;
 
@@ -22,6 +24,7 @@ use endpoint_picker::datalayer::{Poller, PollerSettings};
 use endpoint_picker::datastore::Datastore;
 use endpoint_picker::model::endpoint::EndpointSpec;
 use endpoint_picker::wire::prometheus::{Compiled, MetricSpec, Query, Readings, Winner, scan};
+use thread::on_cpu;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -103,12 +106,6 @@ fn runtime() -> tokio::runtime::Runtime {
         .enable_all()
         .build()
         .unwrap()
-}
-
-/// Time this thread has spent on a processor, kernel included.
-fn on_cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
 }
 
 /// Runs the real poller on this thread over loopback and prints what one scrape costs it.

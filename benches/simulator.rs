@@ -11,6 +11,9 @@
     reason = "a bench fails by panicking and reports by printing"
 )]
 
+#[path = "load/thread.rs"]
+mod thread;
+
 use std::alloc::System;
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
@@ -23,6 +26,7 @@ use endpoint_picker::simulator::kv_cache::hash::{Algorithm, Hasher};
 use endpoint_picker::simulator::latency::Latency;
 use endpoint_picker::simulator::metrics::page::Labels;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use thread::on_cpu;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -304,12 +308,6 @@ fn request() -> String {
     )
 }
 
-/// CPU time of this thread.
-fn own_cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
-}
-
 /// What the kernel takes to send an event over loopback, the receiver's side of TCP included.
 async fn bare_writes() -> Duration {
     const ROUNDS: usize = 20;
@@ -320,7 +318,7 @@ async fn bare_writes() -> Duration {
         let mut open: Vec<std::net::TcpStream> =
             (0..FLOOR_STREAMS).map(|_| listener.accept().unwrap().0).collect();
         open.iter().for_each(|io| io.set_nodelay(true).unwrap());
-        let before = own_cpu();
+        let before = on_cpu();
         for _ in 0..ROUNDS {
             for burst in open.chunks_mut(BURST) {
                 for io in burst {
@@ -330,7 +328,7 @@ async fn bare_writes() -> Duration {
                 std::thread::park_timeout(Duration::from_millis(1));
             }
         }
-        (own_cpu() - before) / (ROUNDS * FLOOR_STREAMS) as u32
+        (on_cpu() - before) / (ROUNDS * FLOOR_STREAMS) as u32
     });
     let mut readers = tokio::task::JoinSet::new();
     for _ in 0..FLOOR_STREAMS {

@@ -3,6 +3,8 @@
 
 use rand::{Rng, RngExt};
 
+use super::api::Refusal;
+
 /// A kind of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -29,6 +31,16 @@ pub struct Failure {
     pub message: String,
     /// The parameter it names.
     pub param: Option<&'static str>,
+}
+
+impl Failure {
+    /// The same, as every other refused request is told.
+    pub fn refusal(self) -> Refusal {
+        Refusal {
+            param: self.param,
+            ..Refusal::new(self.status, self.message)
+        }
+    }
 }
 
 /// How many requests fail, and how.

@@ -2,25 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::support::sim::Sim;
+use crate::support::sim::{Sim, chat, text, with};
 
 const TEST: &str = "This is a test.";
-
-fn chat(content: &str) -> Value {
-    json!({"model": "m", "messages": [{"role": "user", "content": content}]})
-}
-
-fn text(prompt: &str) -> Value {
-    json!({"model": "m", "prompt": prompt})
-}
-
-/// `body` with more fields.
-fn with(mut body: Value, more: &Value) -> Value {
-    for (key, value) in more.as_object().unwrap() {
-        body[key] = value.clone();
-    }
-    body
-}
 
 #[tokio::test]
 async fn both_endpoints_in_both_modes_whole_and_as_events() {

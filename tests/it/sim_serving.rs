@@ -5,25 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::epp::get;
-use crate::support::sim::{Sim, ports_in_a_row};
+use crate::support::sim::{Sim, chat, ports_in_a_row, text, with};
 
 const TEST: &str = "This is a test.";
-
-fn chat(content: &str) -> Value {
-    json!({"model": "m", "messages": [{"role": "user", "content": content}]})
-}
-
-fn text(prompt: &str) -> Value {
-    json!({"model": "m", "prompt": prompt})
-}
-
-/// `body` with more fields.
-fn with(mut body: Value, more: &Value) -> Value {
-    for (key, value) in more.as_object().unwrap() {
-        body[key] = value.clone();
-    }
-    body
-}
 
 #[tokio::test]
 async fn pods_name_themselves() {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
 use super::epp::get;
@@ -207,4 +207,22 @@ pub fn ports_in_a_row(n: u16) -> u16 {
         last = next;
     }
     first
+}
+
+/// A request to model `m` with one message.
+pub fn chat(content: &str) -> Value {
+    json!({"model": "m", "messages": [{"role": "user", "content": content}]})
+}
+
+/// A request to model `m` to go on with a text.
+pub fn text(prompt: &str) -> Value {
+    json!({"model": "m", "prompt": prompt})
+}
+
+/// `body` with more fields.
+pub fn with(mut body: Value, more: &Value) -> Value {
+    for (key, value) in more.as_object().unwrap() {
+        body[key] = value.clone();
+    }
+    body
 }

@@ -36,7 +36,7 @@ pub async fn answer(
     request: Request<GenerateRequest>,
 ) -> Result<Response<Answer>, Refusal> {
     if let Some(failure) = sim.machine.fails() {
-        return Err(Refusal::new(failure.status, failure.message));
+        return Err(failure.refusal());
     }
     let given = request
         .metadata()

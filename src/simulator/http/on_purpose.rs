@@ -17,13 +17,9 @@ pub fn check(sim: &Simulator, headers: &HeaderMap) -> Result<(), Refusal> {
     if let Some(asked) = headers.get(RETURN_ERROR).filter(|v| !v.is_empty()) {
         return Err(of_header(asked.to_str().unwrap_or("?")));
     }
-    match sim.machine.fails() {
-        None => Ok(()),
-        Some(failure) => Err(Refusal {
-            param: failure.param,
-            ..Refusal::new(failure.status, failure.message)
-        }),
-    }
+    sim.machine
+        .fails()
+        .map_or(Ok(()), |failure| Err(failure.refusal()))
 }
 
 fn of_header(asked: &str) -> Refusal {
