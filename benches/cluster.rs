@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use load::child::{Server, free_port};
 use load::client;
 use load::shapes::{self, Shape};
-use support::apiserver::{ApiServer, PODS, POOLS, pod, pool, unready_pod};
+use support::apiserver::{ApiServer, PODS, POOLS, Reached, pod, pool, unready_pod};
 use support::ext_proc::{Answer, Exchange, connect, request_body, request_headers};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;

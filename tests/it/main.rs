@@ -9,6 +9,7 @@ mod deploy;
 mod discovery;
 mod envoy_wire;
 mod explain;
+mod fake_server;
 mod flags;
 mod floors;
 mod kubernetes;
@@ -38,3 +39,6 @@ mod sim_wire;
 mod support;
 mod tls;
 mod tracing;
+
+/// What the rows of `kubernetes` run against here.
+pub use support::apiserver::ApiServer;

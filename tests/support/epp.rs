@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use super::apiserver::ApiServer;
+use super::apiserver::Reached;
 use super::ports;
 
 /// A configuration that takes the endpoint with the shortest queue.
@@ -141,11 +141,14 @@ impl Epp {
     }
 
     /// Starts it beside a Kubernetes API: the built-in configuration, `flags` besides those of the ports.
-    pub fn in_cluster(server: &ApiServer, flags: &[&str], environment: &[(&str, &str)]) -> Self {
+    pub fn in_cluster(server: &impl Reached, flags: &[&str], environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let kubeconfig = folder.path().join("kubeconfig");
         server.write_kubeconfig(&kubeconfig);
-        let mut all = vec![("KUBECONFIG", kubeconfig.to_str().unwrap())];
+        let mut all = vec![
+            ("KUBECONFIG", kubeconfig.to_str().unwrap()),
+            ("NAMESPACE", server.namespace()),
+        ];
         all.extend_from_slice(environment);
         let flags: Vec<String> = flags.iter().map(|f| (*f).to_owned()).collect();
         std::fs::write(folder.path().join("config.yaml"), CLUSTER_CONFIG).unwrap();

@@ -1,4 +1,4 @@
-//! Leader election over the lease, among ours and with candidates of client-go (runtime.md §3.5, decision 27).
+//! Leader election over the lease, among ours and with candidates of client-go.
 
 use std::time::Duration;
 
@@ -6,10 +6,15 @@ use serde_json::{Value, json};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{POOL, endpoints_are, health, health_is, health_within};
-use crate::support::apiserver::{ApiServer, LEASES, PODS, POOLS, pod, pool};
+use crate::ApiServer;
+use crate::support::apiserver::{LEASES, PODS, POOLS, pod, pool};
 use crate::support::epp::Epp;
 
-const LEASE: &str = "epp-default-pool.gateway-api-inference-extension.sigs.k8s.io";
+/// Name of the lease.
+fn lease(server: &ApiServer) -> String {
+    let namespace = server.namespace();
+    format!("epp-{namespace}-pool.gateway-api-inference-extension.sigs.k8s.io")
+}
 
 fn server() -> ApiServer {
     let server = ApiServer::start();
@@ -24,15 +29,15 @@ fn replica(server: &ApiServer, name: &str) -> Epp {
 }
 
 /// A record as a candidate of client-go writes it.
-fn foreign(holder: &str, transitions: i32) -> Value {
-    json!({"metadata": {"name": LEASE}, "spec": {
+fn foreign(server: &ApiServer, holder: &str, transitions: i32) -> Value {
+    json!({"metadata": {"name": lease(server)}, "spec": {
         "holderIdentity": holder, "leaseDurationSeconds": 15, "leaseTransitions": transitions,
         "acquireTime": "2020-01-01T00:00:00.000000Z", "renewTime": "2020-01-01T00:00:00.000000Z"}})
 }
 
 fn spec(server: &ApiServer) -> Value {
     server
-        .get(LEASES, LEASE)
+        .get(LEASES, &lease(server))
         .map(|l| l["spec"].clone())
         .unwrap_or_default()
 }
@@ -116,13 +121,13 @@ async fn a_leader_that_dies_is_followed_when_its_lease_has_run_out() {
 #[tokio::test]
 async fn a_foreign_holder_is_respected_until_it_lets_go() {
     let server = server();
-    server.apply(LEASES, foreign("client-go_1", 4));
+    server.apply(LEASES, foreign(&server, "client-go_1", 4));
     let epp = replica(&server, "ours");
     super::logged(&epp, "client-go_1").await;
     // Its times are old, but what counts is when we saw the record change.
     assert_eq!(health(&epp, "readiness").await, Some(ServingStatus::NotServing));
     assert_eq!(holder(&server), "client-go_1");
-    let mut free = foreign("", 4);
+    let mut free = foreign(&server, "", 4);
     free["spec"]["leaseDurationSeconds"] = json!(1);
     server.apply(LEASES, free);
     health_within(&epp, "readiness", ServingStatus::Serving, Duration::from_secs(2)).await;
@@ -134,7 +139,7 @@ async fn a_leader_whose_lease_is_taken_stops_being_ready_drains_and_ends() {
     let server = server();
     let mut epp = replica(&server, "ours");
     health_is(&epp, "readiness", ServingStatus::Serving).await;
-    server.apply(LEASES, foreign("thief_1", 9));
+    server.apply(LEASES, foreign(&server, "thief_1", 9));
     let status = epp.ended().await;
     assert_eq!(status.code(), Some(1), "{}", epp.log());
     assert!(epp.log().contains("leader election lost"), "{}", epp.log());

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{POOL, destination, endpoints_are, health, health_is, logged, with_pool};
-use crate::support::apiserver::{ApiServer, OBJECTIVES, PODS, POOLS, REWRITES, pod, pool, unready_pod};
+use crate::ApiServer;
+use crate::support::apiserver::{OBJECTIVES, PODS, POOLS, REWRITES, Release, pod, pool, unready_pod};
 use crate::support::epp::Epp;
 use crate::support::wait::until;
 
@@ -17,7 +18,6 @@ async fn cut_and_expired_watches_are_caught_up_with() {
     endpoints_are(&epp, &["a-rank-0"]).await;
     for round in 0..3 {
         // Changes happen while the watch is cut, and then the server has forgotten them.
-        server.fail("pods", 500, 1);
         server.cut_watches();
         server.apply_all(PODS, [unready_pod("a", "127.0.0.1"), pod("b", "127.0.0.2")]);
         if round > 0 {
@@ -79,7 +79,7 @@ async fn a_slow_server_is_waited_for() {
 
 #[tokio::test]
 async fn crds_that_come_late_are_noticed() {
-    let server = ApiServer::start();
+    let server = ApiServer::alone(Release::Gateway);
     for kind in [POOLS, OBJECTIVES, REWRITES] {
         server.install(kind, false);
     }
@@ -142,7 +142,11 @@ async fn pods_that_are_forbidden_keep_it_unready_until_they_are_granted() {
     server.apply(PODS, pod("a", "127.0.0.1"));
     server.forbid("pods", true);
     let epp = Epp::in_cluster(&server, POOL, &[]);
-    logged(&epp, "grant get, list and watch on pods in namespace default").await;
+    let wanted = format!(
+        "grant get, list and watch on pods in namespace {}",
+        server.namespace()
+    );
+    logged(&epp, &wanted).await;
     assert_eq!(health(&epp, "readiness").await, Some(ServingStatus::NotServing));
     server.forbid("pods", false);
     health_is(&epp, "readiness", ServingStatus::Serving).await;

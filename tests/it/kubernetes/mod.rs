@@ -1,10 +1,11 @@
-//! The real `epp` beside a Kubernetes API over HTTP (runtime.md §2, §3.4, §3.5, §7, §9.1).
+//! The real `epp` beside a Kubernetes API. `it` runs these rows against the fake API server, `cluster` the same rows
+//! against a real kube-apiserver: they use of `crate::ApiServer` what both have.
 
-mod access;
+pub mod access;
 mod election;
 mod faults;
 mod pool;
-mod rules;
+pub mod rules;
 mod start;
 
 use std::time::{Duration, Instant};
@@ -14,14 +15,14 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::apiserver::ApiServer;
+use crate::ApiServer;
 use crate::support::epp::Epp;
 use crate::support::ext_proc::{Answer, Exchange, connect, request_body, request_headers};
 
-const POOL: &[&str] = &["--pool-name=pool", "--metrics-endpoint-auth=false"];
+pub const POOL: &[&str] = &["--pool-name=pool", "--metrics-endpoint-auth=false"];
 
 /// A server with the pool of `ports`, and `epp` for it.
-fn with_pool(ports: &[u16]) -> (ApiServer, Epp) {
+pub fn with_pool(ports: &[u16]) -> (ApiServer, Epp) {
     let server = ApiServer::start();
     server.apply(
         crate::support::apiserver::POOLS,
@@ -32,7 +33,7 @@ fn with_pool(ports: &[u16]) -> (ApiServer, Epp) {
 }
 
 /// Names of the endpoints on the metrics page, sorted.
-async fn endpoints(epp: &Epp) -> Vec<String> {
+pub async fn endpoints(epp: &Epp) -> Vec<String> {
     let page = epp.page().await.unwrap_or_default();
     let lines = page
         .lines()
@@ -52,7 +53,7 @@ async fn endpoints(epp: &Epp) -> Vec<String> {
 }
 
 /// Waits until the endpoints are exactly these.
-async fn endpoints_are(epp: &Epp, expected: &[&str]) {
+pub async fn endpoints_are(epp: &Epp, expected: &[&str]) {
     let start = Instant::now();
     loop {
         let names = endpoints(epp).await;
@@ -69,7 +70,7 @@ async fn endpoints_are(epp: &Epp, expected: &[&str]) {
 }
 
 /// The health port's answer.
-async fn health(epp: &Epp, service: &str) -> Option<ServingStatus> {
+pub async fn health(epp: &Epp, service: &str) -> Option<ServingStatus> {
     let channel = Channel::from_shared(format!("http://{}", epp.health))
         .unwrap()
         .connect()
@@ -83,12 +84,12 @@ async fn health(epp: &Epp, service: &str) -> Option<ServingStatus> {
 }
 
 /// Waits until a service has this status.
-async fn health_is(epp: &Epp, service: &str, status: ServingStatus) {
+pub async fn health_is(epp: &Epp, service: &str, status: ServingStatus) {
     health_within(epp, service, status, Duration::from_secs(30)).await;
 }
 
 /// Waits until a service has this status, at most so long; how long it took.
-async fn health_within(epp: &Epp, service: &str, status: ServingStatus, limit: Duration) -> Duration {
+pub async fn health_within(epp: &Epp, service: &str, status: ServingStatus, limit: Duration) -> Duration {
     let start = Instant::now();
     loop {
         let got = health(epp, service).await;
@@ -101,7 +102,7 @@ async fn health_within(epp: &Epp, service: &str, status: ServingStatus, limit: D
 }
 
 /// Waits until the log has a line with `words`, then says how often it has it.
-async fn logged(epp: &Epp, words: &str) -> usize {
+pub async fn logged(epp: &Epp, words: &str) -> usize {
     let start = Instant::now();
     while !epp.log().contains(words) {
         assert!(
@@ -115,7 +116,7 @@ async fn logged(epp: &Epp, words: &str) -> usize {
 }
 
 /// The first answer to a request for `model` with more headers, and the body as it is sent on.
-async fn ask(epp: &Epp, model: &str, more: &[(&str, &str)]) -> (Answer, String) {
+pub async fn ask(epp: &Epp, model: &str, more: &[(&str, &str)]) -> (Answer, String) {
     let client = connect(epp.grpc).await;
     let mut exchange = Exchange::open(&client).await;
     let mut headers = vec![("x-request-id", "r")];
@@ -137,7 +138,7 @@ async fn ask(epp: &Epp, model: &str, more: &[(&str, &str)]) -> (Answer, String) 
 }
 
 /// Where a request goes; a rejection's status otherwise.
-async fn destination(epp: &Epp) -> Result<String, i32> {
+pub async fn destination(epp: &Epp) -> Result<String, i32> {
     match ask(epp, "m", &[]).await.0 {
         Answer::RequestHeaders((set, _), ..) => {
             let wanted = set

@@ -4,8 +4,9 @@ use serde_json::json;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{destination, endpoints_are, health, health_is, with_pool};
+use crate::ApiServer;
 use crate::support::apiserver::{
-    ApiServer, OBJECTIVES, PODS, POOLS, POOLS_EXPERIMENTAL, pod, pool, unready_pod,
+    OBJECTIVES, PODS, POOLS, POOLS_EXPERIMENTAL, Release, pod, pool, unready_pod,
 };
 use crate::support::epp::Epp;
 use crate::support::model_server::{ModelServer, State};
@@ -112,7 +113,7 @@ async fn a_deleted_pool_has_nothing_and_comes_back_with_everything() {
 
 #[tokio::test]
 async fn a_pool_of_the_experimental_group_works_the_same() {
-    let server = ApiServer::start();
+    let server = ApiServer::start_with(Release::Experimental);
     server.apply(PODS, pod("p", "127.0.0.1"));
     let spec =
         json!({"selector": {"app": "model"}, "targetPortNumber": 8000, "extensionRef": {"name": "epp"}});
@@ -157,77 +158,13 @@ async fn metrics_are_scraped_from_the_port_of_the_flag() {
 }
 
 #[tokio::test]
-async fn malformed_objects_are_said_once_and_cost_only_themselves() {
-    let (server, epp) = with_pool(&[8000]);
-    let mut no_status = pod("no-status", "x");
-    no_status.as_object_mut().unwrap().remove("status");
-    let mut no_address = pod("no-address", "");
-    no_address["status"].as_object_mut().unwrap().remove("podIP");
-    let mut unknown = pod("good", "127.0.0.1");
-    unknown["status"]["news"] = json!({"of": ["a", "later", "version"]});
-    server.apply_all(
-        PODS,
-        [no_status, no_address, pod("bad-address", "10.0.0"), unknown],
-    );
-    endpoints_are(&epp, &["good-rank-0"]).await;
-    for (ports, expected, words) in [
-        (
-            json!([{"number": 70000}, {"number": 8000}]),
-            &["good-rank-0"][..],
-            "1 to 65535, not 70000",
-        ),
-        (json!([]), &[], "no usable port"),
-        (json!("8000"), &[], "must be a list"),
-        (
-            json!([1, 2, 3, 4, 5, 6, 7, 8, 9].map(|n| json!({"number": n}))),
-            &[
-                "good-rank-0",
-                "good-rank-1",
-                "good-rank-2",
-                "good-rank-3",
-                "good-rank-4",
-                "good-rank-5",
-                "good-rank-6",
-                "good-rank-7",
-            ],
-            "at most 8 ports",
-        ),
-    ] {
-        let mut pool = pool(&[]);
-        pool["spec"]["targetPorts"] = ports;
-        server.apply(POOLS, pool.clone());
-        endpoints_are(&epp, expected).await;
-        assert_eq!(super::logged(&epp, words).await, 1, "{words}");
-        // Written again, unchanged: no more is said.
-        server.apply(POOLS, pool);
-    }
-    server.apply(POOLS, pool(&[8000]));
-    server.apply(PODS, pod("bad-address", "10.0.0"));
-    endpoints_are(&epp, &["good-rank-0"]).await;
-    let log = epp.log();
-    assert_eq!(
-        log.matches("pod no-address: it is ready but has no status.podIP")
-            .count(),
-        1,
-        "{log}"
-    );
-    assert_eq!(log.matches("pod bad-address: status.podIP").count(), 1, "{log}");
-    assert!(!log.contains("no-status"), "{log}");
-    // A selector that is none: what was known stays.
-    let mut nonsense = pool(&[8000]);
-    nonsense["spec"]["selector"] = json!(7);
-    server.apply(POOLS, nonsense);
-    super::logged(&epp, "cannot be used as it is").await;
-    endpoints_are(&epp, &["good-rank-0"]).await;
-}
-
-#[tokio::test]
 async fn a_selector_that_matches_nothing_is_said_once() {
     let (server, epp) = with_pool(&[8000]);
-    assert_eq!(
-        super::logged(&epp, "no pod in namespace default has the labels app=model").await,
-        1
+    let wanted = format!(
+        "no pod in namespace {} has the labels app=model",
+        server.namespace()
     );
+    assert_eq!(super::logged(&epp, &wanted).await, 1);
     server.apply(PODS, pod("p", "127.0.0.1"));
     endpoints_are(&epp, &["p-rank-0"]).await;
 }

@@ -5,7 +5,8 @@ use std::process::Command;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{destination, endpoints_are, health_is};
-use crate::support::apiserver::{ApiServer, OBJECTIVES, PODS, POOLS, pod};
+use crate::ApiServer;
+use crate::support::apiserver::{OBJECTIVES, PODS, POOLS, Release, pod, pool};
 use crate::support::epp::Epp;
 
 const SELECTOR: [&str; 3] = [
@@ -16,7 +17,7 @@ const SELECTOR: [&str; 3] = [
 
 #[tokio::test]
 async fn selector_mode_needs_no_pool_and_is_ready_once_pods_are_listed() {
-    let server = ApiServer::start();
+    let server = ApiServer::alone(Release::Standalone);
     for kind in [POOLS, OBJECTIVES] {
         server.install(kind, false);
     }
@@ -38,21 +39,22 @@ async fn selector_mode_needs_no_pool_and_is_ready_once_pods_are_listed() {
 
 #[tokio::test]
 async fn the_namespace_is_the_flags_or_the_environments() {
-    for (flags, environment) in [
-        (
-            &["--pool-namespace=elsewhere"][..],
-            &[("NAMESPACE", "ignored")][..],
-        ),
-        (&[], &[("NAMESPACE", "elsewhere")]),
-    ] {
+    for by_flag in [true, false] {
         let server = ApiServer::start();
-        let mut pool = crate::support::apiserver::pool(&[8000]);
-        pool["metadata"]["namespace"] = "elsewhere".into();
+        let elsewhere = server.another_namespace("elsewhere");
+        let (flag, variable) = if by_flag {
+            (Some(format!("--pool-namespace={elsewhere}")), "ignored")
+        } else {
+            (None, elsewhere.as_str())
+        };
+        let environment = &[("NAMESPACE", variable)];
+        let mut pool = pool(&[8000]);
+        pool["metadata"]["namespace"] = elsewhere.as_str().into();
         let mut there = pod("p", "127.0.0.1");
-        there["metadata"]["namespace"] = "elsewhere".into();
+        there["metadata"]["namespace"] = elsewhere.as_str().into();
         server.apply(POOLS, pool);
         server.apply_all(PODS, [pod("here", "127.0.0.2"), there]);
-        let flags = [super::POOL, flags].concat();
+        let flags: Vec<&str> = super::POOL.iter().copied().chain(flag.as_deref()).collect();
         let epp = Epp::in_cluster(&server, &flags, environment);
         endpoints_are(&epp, &["p-rank-0"]).await;
     }

@@ -19,6 +19,42 @@ use super::ports;
 use store::Store;
 pub use store::{Kind, LEASES, OBJECTIVES, PODS, POOLS, POOLS_EXPERIMENTAL, REWRITES};
 
+/// An API server as `epp` reaches it.
+pub trait Reached {
+    /// Writes a kubeconfig that leads there.
+    fn write_kubeconfig(&self, path: &Path);
+    /// Where the objects of the test are.
+    fn namespace(&self) -> &str;
+}
+
+/// What is installed, and so which rights `epp` has: a real API server grants nothing else, a fake one everything.
+#[derive(Clone, Copy, Debug)]
+pub enum Release {
+    /// Two replicas that elect, with a pool of the stable group.
+    Gateway,
+    /// The same with a pool of the experimental group.
+    Experimental,
+    /// Two replicas that elect, with a selector.
+    Standalone,
+}
+
+impl Reached for ApiServer {
+    fn write_kubeconfig(&self, path: &Path) {
+        let server = format!("http://{}", self.address);
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": server}}],
+            "users": [{"name": "test", "user": {"token": "epp-token"}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": "default"}}],
+        });
+        std::fs::write(path, config.to_string()).unwrap();
+    }
+
+    fn namespace(&self) -> &str {
+        "default"
+    }
+}
+
 impl Drop for ApiServer {
     fn drop(&mut self) {
         self.stop();
@@ -88,6 +124,26 @@ impl ApiServer {
         server
     }
 
+    /// Starts one for this release.
+    pub fn start_with(_: Release) -> Self {
+        ApiServer::start()
+    }
+
+    /// Starts one of which no other test sees anything, so that CRDs may come and go.
+    pub fn alone(_: Release) -> Self {
+        ApiServer::start()
+    }
+
+    /// Where the objects of the test are.
+    pub fn namespace(&self) -> &str {
+        "default"
+    }
+
+    /// Another namespace where `epp` has its rights.
+    pub fn another_namespace(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
     /// Listens again after [`ApiServer::stop`], with the same objects.
     pub fn restart(&mut self) {
         let listener = std::net::TcpListener::bind(self.address).unwrap();
@@ -110,18 +166,6 @@ impl ApiServer {
         if let Some(runtime) = self.serving.take() {
             runtime.shutdown_background();
         }
-    }
-
-    /// Writes a kubeconfig that leads here.
-    pub fn write_kubeconfig(&self, path: &Path) {
-        let server = format!("http://{}", self.address);
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {"server": server}}],
-            "users": [{"name": "test", "user": {"token": "epp-token"}}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": "default"}}],
-        });
-        std::fs::write(path, config.to_string()).unwrap();
     }
 
     /// Creates or replaces an object (its `metadata.name` says which) and tells watchers.
@@ -200,9 +244,11 @@ impl ApiServer {
         self.shared.lock().store.compact();
     }
 
-    /// Makes a token known.
-    pub fn token(&self, token: &str, user: &str) {
-        self.shared.lock().tokens.insert(token.into(), user.into());
+    /// A token of a user.
+    pub fn token(&self, user: &str) -> String {
+        let token = format!("token-of-{user}");
+        self.shared.lock().tokens.insert(token.clone(), user.into());
+        token
     }
 
     /// Lets a user do `verb` on a path.

@@ -9,8 +9,10 @@ use serde_json::{Value, json};
 pub struct Kind {
     /// Plural, and group after a dot where there is one.
     pub resource: &'static str,
-    kind: &'static str,
-    api_version: &'static str,
+    /// `Pod`.
+    pub kind: &'static str,
+    /// `v1`.
+    pub api_version: &'static str,
 }
 
 const fn kind(resource: &'static str, kind: &'static str, api_version: &'static str) -> Kind {
