@@ -20,6 +20,7 @@ pub mod http;
 pub mod model_server;
 pub mod ports;
 pub mod process;
+pub mod raw_h2;
 pub mod sent;
 pub mod sim;
 pub mod tls;
