@@ -207,6 +207,7 @@ impl Recorder {
     fn record(&mut self, picker: &mut Picker) {
         let target = picker.decision.targets()[0] as usize;
         let entry = Entry {
+            seed: 0,
             at: Instant::now(),
             request_id: "6f1c0f6e-6a3e-4d5e-9a53-0d6f3f0f4a51",
             incoming_model: "meta-llama/Llama-3.1-8B-Instruct",

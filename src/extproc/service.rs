@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::task::{Context, Poll};
 
 use futures::future::Either;
@@ -26,6 +26,7 @@ pub struct ExtProcService {
     directors: Arc<CurrentDirector>,
     limits: Limits,
     max_message: usize,
+    unreadable: Arc<Once>,
     /// Health on the same port (`--health-checking`).
     other: Option<tonic::service::Routes>,
 }
@@ -42,6 +43,7 @@ impl ExtProcService {
             directors,
             limits,
             max_message,
+            unreadable: Arc::new(Once::new()),
             other,
         }
     }
@@ -67,7 +69,12 @@ impl Service<Request<Body>> for ExtProcService {
                 return Either::Left(ready(Ok(refused)));
             }
             let stream = Stream::new(self.directors.load(), self.limits);
-            let session = Session::new(request.into_body(), stream, self.max_message);
+            let session = Session::new(
+                request.into_body(),
+                stream,
+                self.max_message,
+                self.unreadable.clone(),
+            );
             return Either::Left(ready(Ok(grpc_response(Body::new(session)))));
         }
         match &mut self.other {

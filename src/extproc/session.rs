@@ -4,6 +4,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::{Arc, Once};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use http_body::{Body, Frame};
 use tonic::{Code, Status};
 
 use crate::telemetry::logging::request_scope;
-use crate::wire::ext_proc::{self, Outbox};
+use crate::wire::ext_proc::{self, BodyMode, Outbox};
 use crate::wire::grpc::Deframer;
 
 use super::stream::{Next, Stream};
@@ -26,6 +27,8 @@ pub struct Session {
     input_ended: bool,
     deframer: Deframer,
     stream: Stream,
+    /// Said once per service: a proxy that sends no readable bodies does so for every request.
+    unreadable: Arc<Once>,
     out: Outbox,
     /// How the stream ends, once that is decided.
     verdict: Option<Status>,
@@ -33,13 +36,15 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session that reads `input`, refusing messages above `max_message` bytes.
-    pub fn new(input: tonic::body::Body, stream: Stream, max_message: usize) -> Self {
+    /// A session that reads `input`, refusing messages above `max_message` bytes. What is wrong with the proxy's body
+    /// mode is said once per `unreadable`.
+    pub fn new(input: tonic::body::Body, stream: Stream, max_message: usize, unreadable: Arc<Once>) -> Self {
         Session {
             input,
             input_ended: false,
             deframer: Deframer::new(max_message),
             stream,
+            unreadable,
             out: Outbox::default(),
             verdict: None,
             trailers_sent: false,
@@ -61,7 +66,11 @@ impl Session {
             drop(message);
             let (stream, out) = (&mut self.stream, &mut self.out);
             // A fault in one exchange must not take the others down with it.
-            match catch_unwind(AssertUnwindSafe(|| stream.on_message(incoming, out))) {
+            let next = catch_unwind(AssertUnwindSafe(|| stream.on_message(incoming, out)));
+            if let Some(mode) = self.stream.take_unreadable() {
+                self.unreadable.call_once(|| say_unreadable(mode));
+            }
+            match next {
                 Ok(Next::Read) => {}
                 Ok(Next::Close) => self.verdict = Some(Status::ok("")),
                 Err(_) => self.fail(Status::new(
@@ -106,6 +115,13 @@ impl Session {
             self.verdict = Some(Status::ok(""));
         }
     }
+}
+
+fn say_unreadable(mode: BodyMode) {
+    tracing::warn!(
+        ?mode,
+        "Request bodies cannot be read in this request_body_mode: routing by headers alone; set FULL_DUPLEX_STREAMED"
+    );
 }
 
 impl Body for Session {

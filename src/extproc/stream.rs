@@ -1,8 +1,7 @@
 //! The state machine of one ext_proc stream: one HTTP exchange. Synchronous and transport-free: a message goes
-//! in, answers come out. Rules: request.md §3, decisions 12, 15, 16; what a real Envoy does on this wire is
-//! named at each rule.
+//! in, answers come out. What a real Envoy does on this wire is named at each rule.
 
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -21,16 +20,6 @@ use super::answer;
 pub struct Limits {
     /// Request bodies larger than this, bytes, are answered with 413.
     pub max_request_body: usize,
-}
-
-/// A proxy that sends no readable bodies does so for every request: said once.
-static WRONG_MODE: Once = Once::new();
-
-fn say_wrong_mode(mode: BodyMode) {
-    tracing::warn!(
-        ?mode,
-        "Request bodies cannot be read in this request_body_mode: routing by headers alone; set FULL_DUPLEX_STREAMED"
-    );
 }
 
 /// What the transport does next.
@@ -74,6 +63,10 @@ pub struct Stream {
     response: Response,
     /// Answered with an immediate response: nothing more is said.
     rejected: bool,
+    /// The transport was told to end the stream.
+    closed: bool,
+    /// The body mode that kept the request's body from being read.
+    unreadable: Option<BodyMode>,
 }
 
 impl Stream {
@@ -87,12 +80,14 @@ impl Stream {
             request: Request::Waiting,
             response: Response::Waiting,
             rejected: false,
+            closed: false,
+            unreadable: None,
         }
     }
 
     /// Handles one message; answers go to `out`.
     pub fn on_message(&mut self, incoming: Incoming, out: &mut Outbox) -> Next {
-        if self.rejected {
+        if self.closed {
             return Next::Close;
         }
         if let Some(modes) = incoming.protocol {
@@ -100,6 +95,12 @@ impl Stream {
         }
         if let Some(metadata) = incoming.metadata {
             self.metadata.merge(metadata);
+        }
+        if let Message::Headers(Side::Response, ..)
+        | Message::Body(Side::Response, ..)
+        | Message::Trailers(Side::Response) = incoming.message
+        {
+            self.response_began();
         }
         let rejected = match incoming.message {
             Message::Headers(Side::Request, headers, end) => self.request_headers(headers, end, out),
@@ -121,13 +122,24 @@ impl Stream {
             Message::Unknown => Ok(()),
         };
         if let Err(error) = rejected {
-            // The body is freed at once; whatever Envoy still sends of it is ignored.
-            self.request = Request::Passing { ended: true };
-            self.rejected = true;
-            answer::rejection(out, &error);
-            self.exchange.finish(End::Error);
+            self.reject(&error, out);
         }
-        self.next()
+        let next = self.next();
+        self.closed = next == Next::Close;
+        next
+    }
+
+    fn reject(&mut self, error: &RequestError, out: &mut Outbox) {
+        // The body is freed at once; whatever Envoy still sends of it is ignored.
+        self.request = Request::Passing { ended: true };
+        self.rejected = true;
+        answer::rejection(out, error);
+        self.exchange.finish(End::Error);
+    }
+
+    /// The body mode that keeps request bodies from being read, once, where this stream came upon one.
+    pub fn take_unreadable(&mut self) -> Option<BodyMode> {
+        self.unreadable.take()
     }
 
     /// The stream ended without our doing: the normal end once the response has ended, whatever the transport
@@ -168,6 +180,11 @@ impl Stream {
             self.request = Request::Passing { ended: true };
             return self.route_without_body(&headers, out);
         }
+        // What follows is no request body but the bytes of a tunnel, which begin after the answer.
+        if opens_tunnel(&headers) {
+            self.request = Request::Passing { ended: false };
+            return self.route_without_body(&headers, out);
+        }
         match self.modes.request {
             BodyMode::FullDuplexStreamed => {}
             // Envoy sends the body only after an answer to the headers; routing then travels with the body.
@@ -176,7 +193,7 @@ impl Stream {
             }
             // The body never comes, or comes when the headers have gone: nothing but headers to decide on.
             BodyMode::None | BodyMode::Streamed => {
-                WRONG_MODE.call_once(|| say_wrong_mode(self.modes.request));
+                self.unreadable = Some(self.modes.request);
                 self.request = Request::Passing {
                     ended: self.modes.request == BodyMode::None,
                 };
@@ -249,11 +266,17 @@ impl Stream {
         Ok(())
     }
 
-    /// Response headers. They may come before the request was routed: Envoy's own replies (timeouts, no
+    /// A message of the response. It may come before the request was routed: Envoy's own replies (timeouts, no
     /// upstream) go through us too, and the client waits for our echo. There is nothing left to pick for then.
-    fn response_headers(&mut self, headers: &Headers, end: bool, out: &mut Outbox) {
+    fn response_began(&mut self) {
         if matches!(self.request, Request::Gathering(..)) {
             self.request = Request::Passing { ended: true };
+        }
+    }
+
+    fn response_headers(&mut self, headers: &Headers, end: bool, out: &mut Outbox) {
+        if self.response == Response::Ended {
+            return;
         }
         let mutation = self.exchange.response_headers(headers, &self.metadata);
         answer::response_headers(out, &mutation);
@@ -292,3 +315,19 @@ impl Stream {
         self.exchange.finish(End::Natural);
     }
 }
+
+/// Does a request ask for a tunnel: CONNECT, or a GET that upgrades the connection (a websocket)? Its body is
+/// what the tunnel carries, and comes, if ever, after the answer. `h2c` upgrades are left out: proxies drop them.
+fn opens_tunnel(headers: &Headers) -> bool {
+    match headers.get(":method") {
+        Some("CONNECT") => true,
+        Some("GET") => {
+            let upgrade = headers.get("upgrade").unwrap_or_default();
+            !upgrade.is_empty() && !upgrade.eq_ignore_ascii_case("h2c")
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -36,7 +36,8 @@ pub trait ResponseHeaders: Send + Sync {
     fn response_headers(&self, response: &ResponseView<'_>, mutation: &mut Mutation);
 }
 
-/// Runs exactly once per exchange, however it ends.
+/// Runs once at the end of an exchange that was routed, however it ends. Of a plugin that is also a [`PreRequest`] it runs
+/// exactly where that hook has run to its end: not for a request without a body, nor where a hook before it panicked.
 pub trait ResponseComplete: Send + Sync {
     /// Sees the request and how it ended.
     fn response_complete(&self, picked: &Picked, completion: &Completion);

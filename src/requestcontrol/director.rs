@@ -5,8 +5,6 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rand::RngExt;
-
 use crate::base::clock::Clock;
 use crate::datastore::{Datastore, Fleet};
 use crate::model::body::Body;
@@ -25,6 +23,8 @@ use crate::telemetry::metrics::{Metrics, PluginTimer};
 use crate::telemetry::spans::{ExchangeSpan, Tracer};
 use crate::wire::openai;
 
+use super::draw;
+use super::engaged::Engaged;
 use super::kept::Numbers;
 use super::plan::Plan;
 use super::record::{DecisionRing, Entry, Made};
@@ -69,7 +69,15 @@ pub struct Director {
     pub(super) tracer: Tracer,
     pre_request: Vec<(Arc<dyn PreRequest>, PluginTimer)>,
     pub(super) response_headers: Vec<(Arc<dyn ResponseHeaders>, PluginTimer)>,
-    pub(super) response_complete: Vec<(Arc<dyn ResponseComplete>, PluginTimer)>,
+    pub(super) response_complete: Vec<CompleteHook>,
+}
+
+/// A completion hook.
+pub(super) struct CompleteHook {
+    pub plugin: Arc<dyn ResponseComplete>,
+    pub timer: PluginTimer,
+    /// Position of the same plugin's pre-request hook, if it has one.
+    pub after: Option<usize>,
 }
 
 impl Director {
@@ -93,9 +101,15 @@ impl Director {
         let response_headers = plugins
             .iter()
             .filter_map(|p| Some((p.roles.response_headers.clone()?, timer("ResponseReceived", p))));
-        let response_complete = plugins
-            .iter()
-            .filter_map(|p| Some((p.roles.response_complete.clone()?, timer("ResponseComplete", p))));
+        let mut begun = 0..;
+        let response_complete = plugins.iter().filter_map(|p| {
+            let after = p.roles.pre_request.as_ref().and_then(|_| begun.next());
+            Some(CompleteHook {
+                plugin: p.roles.response_complete.clone()?,
+                timer: timer("ResponseComplete", p),
+                after,
+            })
+        });
         Director {
             pre_request: pre_request.collect(),
             response_headers: response_headers.collect(),
@@ -126,7 +140,9 @@ impl Director {
         &self,
         request: &Headers,
         metadata: &Metadata,
-    ) -> Result<(Routed, Picked), RequestError> {
+        picked: &mut Picked,
+        engaged: &mut Engaged,
+    ) -> Result<Routed, RequestError> {
         let fleet = self.datastore.fleet();
         if fleet.endpoints.is_empty() {
             return Err(RequestError::new(
@@ -134,16 +150,18 @@ impl Director {
                 "no pods available in datastore",
             ));
         }
+        let seed = draw::seed();
         let target = workspace::with(|w| {
             let candidates = self.candidates(&fleet, metadata, &mut w.subset);
             if candidates.is_empty() {
                 return Err(no_candidates());
             }
-            Ok(candidates[rand::rng().random_range(0..candidates.len())].clone())
+            Ok(candidates[draw::endpoint(seed, candidates.len())].clone())
         });
         let (request_id, generated) = request_id(request);
         let decision = self.record(&Entry {
             at: self.clock.now(),
+            seed,
             request_id: &request_id,
             incoming_model: "",
             target_model: "",
@@ -157,17 +175,18 @@ impl Director {
         let target = target?;
         let id = generated.then_some(&*request_id);
         let routed = Routed::new(target.authority.clone(), request, id);
-        let picked = Picked {
+        engaged.begin(&target);
+        *picked = Picked {
             request_id,
             target: Some(target),
             decision,
             ..Picked::default()
         };
-        Ok((routed, picked))
+        Ok(routed)
     }
 
     /// Routes a request with its whole body; lines written meanwhile carry its id. `picked` is filled as far as the request was understood, also
-    /// when it is rejected, so that errors are counted under the right model.
+    /// when it is rejected, so that errors are counted under the right model; `engaged` as far as things were begun, also when a hook panics.
     ///
     /// # Errors
     /// The rejection the client is to see.
@@ -176,13 +195,20 @@ impl Director {
         request_headers: Headers,
         body: &mut Body,
         metadata: &Metadata,
-        picked: &mut Picked,
+        (picked, engaged): (&mut Picked, &mut Engaged),
         span: &mut ExchangeSpan,
     ) -> Result<Routed, RequestError> {
         let (id, generated) = request_id(&request_headers);
         let _lines = request_scope(&id);
         picked.request_id.clone_from(&id);
-        let routed = self.understand(request_headers, body, metadata, (id, generated), picked, span);
+        let routed = self.understand(
+            request_headers,
+            body,
+            metadata,
+            (id, generated),
+            (picked, engaged),
+            span,
+        );
         match &routed {
             Ok(routed) => verbose!(
                 3,
@@ -209,7 +235,7 @@ impl Director {
         body: &mut Body,
         metadata: &Metadata,
         (id, generated): (String, bool),
-        picked: &mut Picked,
+        (picked, engaged): (&mut Picked, &mut Engaged),
         span: &mut ExchangeSpan,
     ) -> Result<Routed, RequestError> {
         let bytes = body.contiguous();
@@ -222,7 +248,8 @@ impl Director {
         let (incoming_model, place) = parsed
             .model
             .ok_or_else(|| RequestError::new(Code::BadRequest, "model not found in request body"))?;
-        let target_model = self.target_model(&incoming_model, &request_headers);
+        let seed = draw::seed();
+        let target_model = self.target_model(&incoming_model, &request_headers, seed);
         let changed = target_model != incoming_model;
         picked.incoming_model.clone_from(&incoming_model);
         picked.target_model.clone_from(&target_model);
@@ -252,7 +279,7 @@ impl Director {
             prompt,
         };
         trace::request(span, &request, named.as_deref());
-        let mut routed = self.schedule(&request, metadata, generated, picked, span)?;
+        let mut routed = self.schedule(&request, metadata, (generated, seed), (picked, engaged), span)?;
         if changed {
             routed.body = openai::splice_model(&bytes, place, &request.target_model).to_vec();
             routed.body_changed = true;
@@ -268,7 +295,7 @@ impl Director {
     }
 
     /// The client's choice by header, or its model; a rewrite rule overrides both.
-    fn target_model(&self, incoming: &str, request: &Headers) -> String {
+    fn target_model(&self, incoming: &str, request: &Headers, seed: u64) -> String {
         let rewrites = self.datastore.rewrites();
         let Some(hit) = rewrites.find(incoming) else {
             let chosen = request
@@ -276,7 +303,7 @@ impl Director {
                 .filter(|m| !m.is_empty());
             return chosen.unwrap_or(incoming).to_owned();
         };
-        let target = hit.choose(|n| rand::rng().random_range(0..n));
+        let target = hit.choose(|n| draw::rewrite(seed, n));
         self.metrics.rewritten(hit.name, incoming, target);
         target.to_owned()
     }
@@ -285,8 +312,8 @@ impl Director {
         &self,
         request: &InferenceRequest,
         metadata: &Metadata,
-        generated_id: bool,
-        picked: &mut Picked,
+        (generated_id, seed): (bool, u64),
+        (picked, engaged): (&mut Picked, &mut Engaged),
         span: &mut ExchangeSpan,
     ) -> Result<Routed, RequestError> {
         let fleet = self.datastore.fleet();
@@ -329,7 +356,7 @@ impl Director {
             };
             scheduled = true;
             let started = Instant::now();
-            let (seed, mut timers) = (rand::random(), self.timers.observer());
+            let mut timers = self.timers.observer();
             let outcome = if span.recording() {
                 let mut stages = Stages::new(timers, &self.clock);
                 let outcome = self
@@ -353,12 +380,16 @@ impl Director {
                 .first()
                 .and_then(|i| endpoints.get(*i as usize))
                 .cloned();
+            if let Some(target) = &picked.target {
+                engaged.begin(target);
+            }
             let id = generated_id.then_some(&*request.id);
             let mut routed = Routed::new(destination, &request.headers, id);
             let mut mutation = Mutation::default();
             for (plugin, timer) in &self.pre_request {
                 let started = Instant::now();
                 plugin.pre_request(&cycle, decision, &mut mutation);
+                engaged.pre_request_ran();
                 timer.observe(started.elapsed());
             }
             routed.apply(mutation, &request.headers);
@@ -366,6 +397,7 @@ impl Director {
         });
         picked.decision = self.record(&Entry {
             at: now,
+            seed,
             request_id: &request.id,
             incoming_model: &request.incoming_model,
             target_model: &request.target_model,
@@ -379,11 +411,8 @@ impl Director {
         outcome
     }
 
-    /// Counts the request at its endpoint and records the decision, with what it was made from.
+    /// Records the decision, with what it was made from.
     fn record(&self, entry: &Entry<'_>) -> Option<u64> {
-        if let Ok(Some(target)) = entry.outcome {
-            target.traffic.begin();
-        }
         workspace::hand_over(|w| {
             let numbers = if entry.hinted {
                 Numbers::Subset(&w.signals)

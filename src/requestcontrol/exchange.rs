@@ -1,5 +1,6 @@
 //! One exchange: routed, answered, finished exactly once however it ends.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use crate::telemetry::spans::{ExchangeSpan, names};
 use crate::wire::usage::UsageWatcher;
 
 use super::director::Director;
+use super::engaged::{Engaged, Running};
 use super::record::Ended;
 use super::routed::Routed;
 
@@ -28,7 +30,8 @@ pub struct Exchange {
     received: Instant,
     picked: Picked,
     models: Option<Arc<ModelMetrics>>,
-    running: bool,
+    engaged: Engaged,
+    running: Option<Running>,
     error: Option<&'static str>,
     usage: UsageWatcher,
     response_bytes: u64,
@@ -44,7 +47,8 @@ impl Exchange {
             director,
             picked: Picked::default(),
             models: None,
-            running: false,
+            engaged: Engaged::default(),
+            running: None,
             error: None,
             usage: UsageWatcher::Blind,
             response_bytes: 0,
@@ -63,9 +67,12 @@ impl Exchange {
         metadata: &Metadata,
     ) -> Result<Routed, RequestError> {
         self.trace(request);
-        match self.director.route_without_body(request, metadata) {
-            Ok((mut routed, picked)) => {
-                self.picked = picked;
+        let picked = &mut self.picked;
+        match self
+            .director
+            .route_without_body(request, metadata, picked, &mut self.engaged)
+        {
+            Ok(mut routed) => {
                 self.span
                     .set(names::REQUEST_ID, || self.picked.request_id.clone());
                 self.span.set(names::ENDPOINT, || routed.destination.to_string());
@@ -87,14 +94,16 @@ impl Exchange {
         metadata: &Metadata,
     ) -> Result<Routed, RequestError> {
         self.trace(&request);
-        let (picked, span) = (&mut self.picked, &mut self.span);
-        match self.director.route(request, body, metadata, picked, span) {
+        let (picked, engaged, span) = (&mut self.picked, &mut self.engaged, &mut self.span);
+        match self
+            .director
+            .route(request, body, metadata, (picked, engaged), span)
+        {
             Ok(mut routed) => {
                 routed.hand_on(&self.span);
                 let models = self.models();
                 models.accepted(routed.body_len() as u64);
-                models.running(1);
-                self.running = true;
+                self.running = Some(Running::begin(models));
                 Ok(routed)
             }
             Err(e) => Err(self.rejected(e)),
@@ -162,35 +171,30 @@ impl Exchange {
         self.usage.push(chunk);
     }
 
-    /// The exchange is over. Only the first call counts.
+    /// Bytes of memory held of the response.
+    pub fn held(&self) -> usize {
+        self.usage.held()
+    }
+
+    /// Lets go of what is held of the response; its usage is not counted.
+    pub fn forget_usage(&mut self) {
+        self.usage = UsageWatcher::Blind;
+    }
+
+    /// The exchange is over. Only the first call counts. A client that leaves after the last event of a stream has
+    /// everything: such an end is natural.
     pub fn finish(&mut self, end: End) {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
         let _lines = request_scope(&self.picked.request_id);
-        let streamed = matches!(self.usage, UsageWatcher::Events(_));
-        let usage = std::mem::take(&mut self.usage).finish();
-        let took = self.director.clock.now().saturating_duration_since(self.received);
-        if let Some(code) = self.error {
-            self.models().error(code);
-        }
-        if end == End::Natural && self.response_bytes + u64::from(self.running) > 0 {
-            let models = self.models();
-            models.completed(took, self.response_bytes);
-            if let Some(u) = usage {
-                // The normalized time per token is that of streams; zero leaves it out.
-                let took = if streamed { took } else { Duration::ZERO };
-                models.tokens(u.prompt, u.completion, u.cached, took);
-            }
-        }
-        if self.running {
-            self.models().running(-1);
-        }
-        let end = if self.error.is_some() && end != End::Natural {
-            End::Error
-        } else {
-            end
+        let end = match end {
+            End::Disconnected if self.error.is_none() && self.usage.complete() => End::Natural,
+            End::Disconnected if self.error.is_some() => End::Error,
+            end => end,
         };
+        let took = self.director.clock.now().saturating_duration_since(self.received);
+        let usage = self.count(end, took);
         self.end_span(end, usage);
         verbose!(
             3,
@@ -200,16 +204,8 @@ impl Exchange {
             ms = took.as_secs_f64() * 1e3,
             "Request ended"
         );
-        let completion = Completion {
-            end,
-            usage,
-            response_bytes: self.response_bytes,
-        };
-        let Some(target) = &self.picked.target else {
-            return; // Never routed: no plugin has anything to release.
-        };
-        target.traffic.end();
-        if let Some(sequence) = self.picked.decision {
+        self.engaged.left();
+        if let (Some(sequence), Some(_)) = (self.picked.decision, &self.picked.target) {
             let ended = Ended {
                 end,
                 error: self.error,
@@ -218,10 +214,47 @@ impl Exchange {
             };
             self.director.decisions.ended(sequence, ended);
         }
-        for (plugin, timer) in &self.director.response_complete {
+        self.complete_hooks(&Completion {
+            end,
+            usage,
+            response_bytes: self.response_bytes,
+        });
+    }
+
+    /// Counts the end in the metrics of the model; the usage, if the response told.
+    fn count(&mut self, end: End, took: Duration) -> Option<Usage> {
+        let streamed = matches!(self.usage, UsageWatcher::Events(_));
+        let usage = std::mem::take(&mut self.usage).finish();
+        let ran = self.running.take().is_some();
+        if let Some(code) = self.error {
+            self.models().error(code);
+        }
+        if end == End::Natural && (self.response_bytes > 0 || ran) {
+            let models = self.models();
+            models.completed(took, self.response_bytes);
+            if let Some(u) = usage {
+                // The normalized time per token is that of streams; zero leaves it out.
+                let took = if streamed { took } else { Duration::ZERO };
+                models.tokens(u.prompt, u.completion, u.cached, took);
+            }
+        }
+        usage
+    }
+
+    /// Runs the completion hooks that are due; one that panics does not keep the others from running.
+    fn complete_hooks(&self, completion: &Completion) {
+        let director = &self.director;
+        for hook in director
+            .response_complete
+            .iter()
+            .filter(|h| self.engaged.completes(h.after))
+        {
             let started = Instant::now();
-            plugin.response_complete(&self.picked, &completion);
-            timer.observe(started.elapsed());
+            let run = || hook.plugin.response_complete(&self.picked, completion);
+            if catch_unwind(AssertUnwindSafe(run)).is_err() {
+                tracing::error!("A completion hook panicked");
+            }
+            hook.timer.observe(started.elapsed());
         }
     }
 

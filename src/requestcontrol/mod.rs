@@ -4,6 +4,8 @@
 
 mod current;
 mod director;
+pub mod draw;
+mod engaged;
 mod exchange;
 pub mod gather;
 pub mod kept;

@@ -48,6 +48,8 @@ pub struct Record {
     pub sequence: u64,
     /// When it was made; `None` where nothing is recorded.
     pub at: Option<Instant>,
+    /// Seed of every random draw of the decision.
+    pub seed: u64,
     /// Request id.
     pub request_id: String,
     /// Model in the client's body; empty for a request without a body.
@@ -82,6 +84,8 @@ pub struct Record {
 pub struct Entry<'a> {
     /// When the decision was made.
     pub at: Instant,
+    /// Seed of every random draw of the decision.
+    pub seed: u64,
     /// Request id.
     pub request_id: &'a str,
     /// Model in the client's body.
@@ -133,6 +137,7 @@ impl Record {
     fn fill(&mut self, sequence: u64, entry: &Entry<'_>, subset: &mut EndpointList) {
         self.sequence = sequence;
         self.at = Some(entry.at);
+        self.seed = entry.seed;
         set(&mut self.request_id, entry.request_id);
         set(&mut self.incoming_model, entry.incoming_model);
         set(&mut self.target_model, entry.target_model);
@@ -290,6 +295,7 @@ mod tests {
         let (fleet, plan) = (Arc::new(Fleet::default()), plan());
         let entry = Entry {
             at: Instant::now(),
+            seed: 0,
             request_id: id,
             incoming_model: "m",
             target_model: "t",

@@ -14,6 +14,9 @@ const MAX_LINE: usize = 256 * 1024;
 /// A JSON response longer than this is not looked into.
 const MAX_JSON: usize = 1024 * 1024;
 
+/// Bytes kept of the end of an event stream: enough for `data: [DONE]` and the line breaks after it.
+const TAIL: usize = 24;
+
 static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"usage\""));
 
 /// Watches a response body go by and remembers the usage it reports last.
@@ -34,6 +37,7 @@ pub struct Events {
     line: Vec<u8>,
     overlong: bool,
     last: Option<Usage>,
+    tail: [u8; TAIL],
 }
 
 impl UsageWatcher {
@@ -61,6 +65,24 @@ impl UsageWatcher {
         }
     }
 
+    /// Whether the body is complete although its end was not announced: an event stream whose last event is
+    /// `data: [DONE]`.
+    pub fn complete(&self) -> bool {
+        match self {
+            UsageWatcher::Events(events) => events.tail.trim_ascii_end().ends_with(b"data: [DONE]"),
+            UsageWatcher::Blind | UsageWatcher::Json(_) => false,
+        }
+    }
+
+    /// Bytes of memory held for what was seen.
+    pub fn held(&self) -> usize {
+        match self {
+            UsageWatcher::Blind => 0,
+            UsageWatcher::Events(events) => events.line.capacity(),
+            UsageWatcher::Json(seen) => seen.capacity(),
+        }
+    }
+
     /// The usage reported, once the body has ended.
     pub fn finish(self) -> Option<Usage> {
         match self {
@@ -73,6 +95,7 @@ impl UsageWatcher {
 
 impl Events {
     fn push(&mut self, chunk: &[u8]) {
+        self.keep_tail(chunk);
         let mut rest = chunk;
         if !self.line.is_empty() || self.overlong {
             let Some(end) = memchr::memchr(b'\n', rest) else {
@@ -91,6 +114,15 @@ impl Events {
             }
         }
         self.keep(begun);
+    }
+
+    fn keep_tail(&mut self, chunk: &[u8]) {
+        if let Some(tail) = chunk.last_chunk::<TAIL>() {
+            self.tail = *tail;
+        } else {
+            self.tail.copy_within(chunk.len().., 0);
+            self.tail[TAIL - chunk.len()..].copy_from_slice(chunk);
+        }
     }
 
     fn keep(&mut self, bytes: &[u8]) {
@@ -274,6 +306,22 @@ mod tests {
         }
         let bytes: Vec<&[u8]> = STREAM.as_bytes().chunks(1).collect();
         assert_eq!(watch("text/event-stream", &bytes), usage(7, 10, 17, 0));
+    }
+
+    #[test]
+    fn an_event_stream_is_complete_after_its_last_event_wherever_it_is_cut() {
+        for cut in 0..=STREAM.len() {
+            let mut watcher = UsageWatcher::for_content(Some("text/event-stream"), None);
+            let (a, b) = STREAM.as_bytes().split_at(cut);
+            watcher.push(a);
+            let there = a.trim_ascii_end().ends_with(b"[DONE]");
+            assert_eq!(watcher.complete(), there, "{cut} bytes seen");
+            watcher.push(b);
+            assert!(watcher.complete(), "cut at {cut}");
+        }
+        let mut json = UsageWatcher::for_content(Some("application/json"), None);
+        json.push(b"data: [DONE]");
+        assert!(!json.complete());
     }
 
     #[test]

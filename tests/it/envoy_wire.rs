@@ -281,6 +281,77 @@ async fn streamed_and_bodiless_modes_route_by_headers_and_say_so() {
 }
 
 #[tokio::test]
+async fn usage_counts_when_the_client_leaves_after_the_last_event() {
+    let (mut epp, _) = start(&[]).await;
+    let mut exchange = Exchange::open(&connect(epp.grpc).await).await;
+    routed(&mut exchange).await;
+    let headers = [(":status", "200"), ("content-type", "text/event-stream")];
+    exchange.send(response_headers(&headers, false)).await;
+    assert!(matches!(exchange.answer().await, Answer::ResponseHeaders(_)));
+    let events = "data: {\"usage\":{\"completion_tokens\":5,\"total_tokens\":7}}\n\ndata: [DONE]\n\n";
+    exchange.send(response_body(events, false)).await;
+    assert_eq!(
+        exchange.answer().await,
+        Answer::ResponseBody(events.into(), false)
+    );
+    drop(exchange);
+    epp.eventually(&format!("inference_objective_output_tokens_sum{LABELS} 5"))
+        .await;
+    epp.eventually(&format!(
+        "inference_objective_request_duration_seconds_count{LABELS} 1"
+    ))
+    .await;
+}
+
+#[tokio::test]
+async fn a_response_that_ends_before_the_request_has_come_leaves_no_request_running() {
+    let (mut epp, _) = start(&[]).await;
+    let client = connect(epp.grpc).await;
+    let trailers = || message(Request::ResponseTrailers(Default::default()));
+    for end in [response_body("x", true), trailers()] {
+        let mut exchange = Exchange::open(&client).await;
+        exchange
+            .send(request_headers(&[(":path", "/v1/completions")], false))
+            .await;
+        exchange.send(end).await;
+        // The rest of the request comes too late.
+        exchange.send(request_body(BODY, true)).await;
+        while let Ok(Some(answer)) = exchange.next().await {
+            assert!(!matches!(answer, Answer::RequestHeaders(..)), "routed too late");
+        }
+    }
+    let mut exchange = Exchange::open(&client).await;
+    routed(&mut exchange).await;
+    epp.eventually("inference_objective_running_requests{model_name=\"m\"} 1")
+        .await;
+    drop(exchange);
+    epp.eventually("inference_objective_running_requests{model_name=\"m\"} 0")
+        .await;
+}
+
+#[tokio::test]
+async fn a_websocket_is_routed_before_it_has_a_body() {
+    let (epp, target) = start(&[]).await;
+    let mut exchange = Exchange::open(&connect(epp.grpc).await).await;
+    let headers = [
+        (":method", "GET"),
+        (":path", "/v1/realtime"),
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+    ];
+    exchange.send(request_headers(&headers, false)).await;
+    let Answer::RequestHeaders(_, destination, _) = exchange.answer().await else {
+        panic!("not routed")
+    };
+    assert_eq!(destination, Some(target.to_string()));
+    exchange.send(request_body("frame", false)).await;
+    assert_eq!(
+        exchange.answer().await,
+        Answer::RequestBody("frame".into(), false)
+    );
+}
+
+#[tokio::test]
 async fn a_body_over_the_limit_is_413_and_the_rest_is_ignored() {
     let (mut epp, _) = start(&["--max-request-body-size=100"]).await;
     let mut exchange = Exchange::open(&connect(epp.grpc).await).await;

@@ -21,6 +21,7 @@ pub fn explained(record: &Record, most: usize, moment: Moment) -> Value {
         "sequence": record.sequence,
         "unix_milliseconds": moment.unix_ms(at),
         "age_seconds": moment.age(at),
+        "seed": record.seed.to_string(),
         "request_id": record.request_id,
         "model": record.incoming_model,
         "target_model": record.target_model,
