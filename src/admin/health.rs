@@ -12,13 +12,15 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
+use hyper::body::Incoming;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::server::{Grpc, NamedService, UnaryService};
@@ -31,7 +33,9 @@ use tower_service::Service;
 
 use crate::datastore::Datastore;
 use crate::net::accept::{self, WORKER_BACKLOG};
-use crate::net::incoming::{HANDSHAKE_TIMEOUT, incoming};
+use crate::net::http2::{Counted, Http2};
+use crate::net::incoming::HANDSHAKE_TIMEOUT;
+use crate::net::places::{Limits, Place, Places};
 use crate::telemetry::logging::verbose;
 
 /// The service Envoy calls.
@@ -45,6 +49,12 @@ const MAX_REQUEST_BYTES: usize = 4096;
 
 /// Streams of one connection to the health port.
 const MAX_STREAMS: u32 = 64;
+
+/// Open `Watch` calls, all connections together. `Check` is always answered.
+const MAX_WATCHES: usize = 512;
+
+/// Longest time a connection may stay without a call.
+const IDLE: Duration = Duration::from_secs(300);
 
 /// A peer that does not answer a ping for this long is gone, and its `Watch` with it.
 const PING: Duration = Duration::from_secs(20);
@@ -178,7 +188,14 @@ pub struct HealthListRequest {}
 #[derive(Clone, Debug)]
 pub struct HealthService {
     subject: Subject,
-    published: HealthServer<Subject>,
+    published: HealthServer<Answers>,
+}
+
+/// The calls of the published protocol.
+#[derive(Clone, Debug)]
+struct Answers {
+    subject: Subject,
+    watches: Arc<Semaphore>,
 }
 
 impl HealthService {
@@ -196,7 +213,11 @@ impl HealthService {
     }
 
     fn of(subject: Subject) -> Self {
-        let published = HealthServer::new(subject.clone()).max_decoding_message_size(MAX_REQUEST_BYTES);
+        let answers = Answers {
+            subject: subject.clone(),
+            watches: Arc::new(Semaphore::new(MAX_WATCHES)),
+        };
+        let published = HealthServer::new(answers).max_decoding_message_size(MAX_REQUEST_BYTES);
         HealthService { subject, published }
     }
 }
@@ -250,13 +271,13 @@ fn answer(status: ServingStatus) -> HealthCheckResponse {
 }
 
 #[tonic::async_trait]
-impl Health for Subject {
+impl Health for Answers {
     async fn check(
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
         let service = &request.get_ref().service;
-        let status = Subject::check(self, service)?;
+        let status = self.subject.check(service)?;
         if status == ServingStatus::Serving {
             tracing::trace!(service, "Health asked: serving");
         } else {
@@ -277,15 +298,28 @@ impl Health for Subject {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let service = request.into_inner().service;
-        Ok(Response::new(match self {
+        let Ok(permit) = self.watches.clone().try_acquire_owned() else {
+            let text = format!("too many open watches, the limit is {MAX_WATCHES}: use Check");
+            return Err(Status::resource_exhausted(text));
+        };
+        let statuses = match &self.subject {
             Subject::Picker { election, flags } => follow(*election, flags.clone(), service),
             Subject::ExtProcPort => {
                 // The protocol has a watch of an unknown service stay open and say so.
-                let status = Subject::check(self, &service).unwrap_or(ServingStatus::ServiceUnknown);
+                let status = self
+                    .subject
+                    .check(&service)
+                    .unwrap_or(ServingStatus::ServiceUnknown);
                 let once = stream::once(async move { Ok(answer(status)) });
                 once.chain(stream::pending()).boxed()
             }
-        }))
+        };
+        // The permit is given back with the stream.
+        let held = statuses.map(move |status| {
+            let _held = &permit;
+            status
+        });
+        Ok(Response::new(held.boxed()))
     }
 }
 
@@ -308,26 +342,50 @@ fn follow(
     .boxed()
 }
 
-/// Serves the health port in plaintext until `stop`, then lets what is open end; the caller bounds that.
-///
-/// # Errors
-/// When the transport cannot be set up.
+/// The service on one connection of the health port.
+struct Connection {
+    service: HealthService,
+    place: Arc<Place>,
+}
+
+impl hyper::service::Service<http::Request<Incoming>> for Connection {
+    type Response = http::Response<Counted<Body>>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn call(&self, request: http::Request<Incoming>) -> Self::Future {
+        let (mut service, open) = (self.service.clone(), self.place.stream());
+        Box::pin(async move {
+            let answer = Service::call(&mut service, request.map(Body::new)).await?;
+            Ok(answer.map(|body| Counted::new(body, open)))
+        })
+    }
+}
+
+/// What the connections of the health port may take: a newcomer always finds a place, if need be that of the oldest.
+pub fn limits(connections: usize) -> Limits {
+    Limits {
+        connections,
+        spare_busy: false,
+        begin: HANDSHAKE_TIMEOUT,
+        idle: IDLE,
+    }
+}
+
+/// Serves the health port in plaintext until `stop`; what is open is cut then.
 pub async fn serve(
     listener: TcpListener,
     service: HealthService,
+    places: Arc<Places>,
     stop: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
-    let (to_us, sockets) = mpsc::channel(WORKER_BACKLOG);
-    let accepting = accept::run(listener, vec![to_us], stop.clone());
-    let serving = tonic::transport::Server::builder()
-        .max_concurrent_streams(MAX_STREAMS)
-        .http2_keepalive_interval(Some(PING))
-        .http2_keepalive_timeout(Some(PING))
-        .serve_with_incoming_shutdown(
-            service,
-            incoming(sockets, None, HANDSHAKE_TIMEOUT),
-            stop.cancelled_owned(),
-        );
-    let ((), served) = tokio::join!(accepting, serving);
-    served
+) {
+    let (to_us, guests) = mpsc::channel(WORKER_BACKLOG);
+    let accepting = accept::admit(listener, places.clone(), vec![to_us], stop.clone());
+    let serving = Http2::new(None)
+        .limited(MAX_STREAMS, PING)
+        .serve(guests, move |place| Connection {
+            service: service.clone(),
+            place,
+        });
+    tokio::join!(accepting, serving, places.sweep(stop));
 }

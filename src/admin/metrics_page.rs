@@ -2,32 +2,30 @@
 //! which binds the port: to loopback only while access is to be reviewed and there is nobody to ask (decision 24).
 //!
 //! Nothing a client does holds the process: heads are limited in size and time, connections in number and
-//! life, and pages are written off the thread that serves them, a few at a time.
+//! life, pages that are not taken in bytes and time, and they are written off the thread that serves them, a few at a time.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW, HeaderValue, LOCATION};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::access::{self, Scheme};
 use super::answer::{self, plain};
+use super::connection;
 use super::debug::DebugPages;
 use super::profiling::{self, Profiling};
-use crate::net::accept::{self, Socket, WORKER_BACKLOG};
+use crate::net::accept::{self, Guest, WORKER_BACKLOG};
+use crate::net::places::{self, Places};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::connections::Port;
 use crate::wire::prom_text::Format;
 
 pub use super::access::{Reviewer, Verdict};
@@ -37,9 +35,6 @@ const PATH: &str = "/metrics";
 /// Pages written at once; more wait for their turn.
 const WRITERS: usize = 2;
 
-/// Largest request head in bytes.
-const MAX_HEAD_BYTES: usize = 16 * 1024;
-
 /// What a client may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -47,8 +42,12 @@ pub struct Limits {
     pub head: Duration,
     /// Life of a connection; past it the answer under way is finished, for as long as `head`, and that is all.
     pub life: Duration,
-    /// Connections at once; more wait in the kernel.
+    /// Longest time nothing of an answer is taken.
+    pub stalled: Duration,
+    /// Connections at once; another one takes the place of the one that has waited longest.
     pub connections: usize,
+    /// Bytes of pages that wait to be taken, all connections together; beyond them those that wait longest are cut.
+    pub pages: usize,
 }
 
 impl Default for Limits {
@@ -56,7 +55,20 @@ impl Default for Limits {
         Limits {
             head: Duration::from_secs(30),
             life: Duration::from_secs(300),
+            stalled: Duration::from_secs(10),
             connections: 64,
+            pages: 64 * 1024 * 1024,
+        }
+    }
+}
+
+impl Limits {
+    fn places(&self) -> places::Limits {
+        places::Limits {
+            connections: self.connections,
+            spare_busy: false,
+            begin: self.head,
+            idle: self.life,
         }
     }
 }
@@ -126,7 +138,7 @@ impl MetricsPage {
     }
 
     /// Answers one request.
-    async fn answer(&self, request: &Parts) -> Response<Full<Bytes>> {
+    pub(super) async fn answer(&self, request: &Parts) -> Response<Full<Bytes>> {
         let (method, path, headers) = (&request.method, request.uri.path(), &request.headers);
         let Some(route) = self.route(path) else {
             return self.elsewhere(path);
@@ -210,15 +222,16 @@ impl MetricsPage {
 
 /// Serves the page until `stop`; answers under way are cut then, a scraper asks again.
 pub async fn serve(listener: TcpListener, page: MetricsPage, limits: Limits, stop: CancellationToken) {
-    let (to_us, sockets) = mpsc::channel(WORKER_BACKLOG);
+    let places = Places::new(Port::Metrics, limits.places(), page.metrics.connections());
+    let (to_us, guests) = mpsc::channel(WORKER_BACKLOG);
     tokio::join!(
-        accept::run(listener, vec![to_us], stop.clone()),
-        connections(sockets, page, limits, stop),
+        accept::admit(listener, places, vec![to_us], stop.clone()),
+        connections(guests, page, limits, stop),
     );
 }
 
 async fn connections(
-    mut sockets: mpsc::Receiver<Socket>,
+    mut guests: mpsc::Receiver<Guest>,
     page: MetricsPage,
     limits: Limits,
     stop: CancellationToken,
@@ -228,43 +241,10 @@ async fn connections(
         tokio::select! {
             () = stop.cancelled() => return,
             Some(_) = open.join_next(), if !open.is_empty() => {}
-            socket = sockets.recv(), if open.len() < limits.connections => {
-                let Some(socket) = socket else { return };
-                open.spawn(connection(socket, page.clone(), limits));
+            guest = guests.recv() => {
+                let Some(guest) = guest else { return };
+                open.spawn(connection::run(guest, page.clone(), limits));
             }
         }
-    }
-}
-
-async fn connection(socket: Socket, page: MetricsPage, limits: Limits) {
-    let Ok(tcp) = TcpStream::from_std(socket) else {
-        return;
-    };
-    let service = service_fn(move |request: Request<Incoming>| {
-        let page = page.clone();
-        async move {
-            let (head, _body) = request.into_parts();
-            let answer = page.answer(&head).await;
-            Ok::<_, Infallible>(answer)
-        }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(tcp), service);
-    tokio::pin!(connection);
-    let ended = match tokio::time::timeout(limits.life, connection.as_mut()).await {
-        Ok(ended) => ended,
-        Err(_) => {
-            connection.as_mut().graceful_shutdown();
-            match tokio::time::timeout(limits.head, connection).await {
-                Ok(ended) => ended,
-                Err(_) => return,
-            }
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "Metrics connection ended");
     }
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod answer;
+mod connection;
 pub mod debug;
 pub mod health;
 pub mod metrics_page;

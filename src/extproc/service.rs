@@ -3,14 +3,16 @@
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::sync::{Arc, Once};
-use std::task::{Context, Poll};
 
-use futures::future::Either;
+use futures::future::{BoxFuture, Either};
 use http::{HeaderValue, Request, Response, header};
+use hyper::body::Incoming;
+use hyper::service::Service;
 use tonic::body::Body;
 use tonic::{Code, Status};
-use tower_service::Service;
 
+use crate::net::http2::Counted;
+use crate::net::places::Place;
 use crate::requestcontrol::CurrentDirector;
 
 use super::session::Session;
@@ -49,36 +51,53 @@ impl ExtProcService {
     }
 }
 
-type Answer = Result<Response<Body>, Infallible>;
+/// The service on one connection, which counts its streams.
+pub struct Connection {
+    service: ExtProcService,
+    place: Arc<Place>,
+}
 
-impl Service<Request<Body>> for ExtProcService {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Either<Ready<Answer>, <tonic::service::Routes as Service<Request<Body>>>::Future>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
+impl Connection {
+    /// `service` on the connection of `place`.
+    pub fn new(service: ExtProcService, place: Arc<Place>) -> Self {
+        Connection { service, place }
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        if request.uri().path() == PROCESS {
-            let grpc = request.headers().get(header::CONTENT_TYPE).is_some_and(is_grpc);
-            if !grpc {
-                let mut refused = Response::new(Body::empty());
-                *refused.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
-                return Either::Left(ready(Ok(refused)));
-            }
-            let stream = Stream::new(self.directors.load(), self.limits);
-            let session = Session::new(
-                request.into_body(),
-                stream,
-                self.max_message,
-                self.unreadable.clone(),
-            );
-            return Either::Left(ready(Ok(grpc_response(Body::new(session)))));
+    fn process(&self, request: Request<Incoming>) -> Response<Body> {
+        let grpc = request.headers().get(header::CONTENT_TYPE).is_some_and(is_grpc);
+        if !grpc {
+            let mut refused = Response::new(Body::empty());
+            *refused.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return refused;
         }
-        match &mut self.other {
-            Some(routes) => Either::Right(routes.call(request)),
+        let service = &self.service;
+        let stream = Stream::new(service.directors.load(), service.limits);
+        let input = Body::new(request.into_body());
+        let (unreadable, open) = (service.unreadable.clone(), self.place.stream());
+        let session = Session::new(input, stream, service.max_message, unreadable, open);
+        grpc_response(Body::new(session))
+    }
+}
+
+type Answer = Result<Response<Body>, Infallible>;
+
+impl Service<Request<Incoming>> for Connection {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<Ready<Answer>, BoxFuture<'static, Answer>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        if request.uri().path() == PROCESS {
+            return Either::Left(ready(Ok(self.process(request))));
+        }
+        match &self.service.other {
+            Some(routes) => {
+                let (mut routes, open) = (routes.clone(), self.place.stream());
+                Either::Right(Box::pin(async move {
+                    let answer = tower_service::Service::call(&mut routes, request.map(Body::new)).await?;
+                    Ok(answer.map(|body| Body::new(Counted::new(body, open))))
+                }))
+            }
             None => Either::Left(ready(Ok(unimplemented()))),
         }
     }

@@ -12,6 +12,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame};
 use tonic::{Code, Status};
 
+use crate::net::places::OpenStream;
 use crate::telemetry::logging::request_scope;
 use crate::wire::ext_proc::{self, BodyMode, Outbox};
 use crate::wire::grpc::Deframer;
@@ -33,12 +34,20 @@ pub struct Session {
     /// How the stream ends, once that is decided.
     verdict: Option<Status>,
     trailers_sent: bool,
+    /// Counts the stream as open on its connection.
+    _open: OpenStream,
 }
 
 impl Session {
     /// A session that reads `input`, refusing messages above `max_message` bytes. What is wrong with the proxy's body
-    /// mode is said once per `unreadable`.
-    pub fn new(input: tonic::body::Body, stream: Stream, max_message: usize, unreadable: Arc<Once>) -> Self {
+    /// mode is said once per `unreadable`. `open` counts the stream as long as the session lives.
+    pub fn new(
+        input: tonic::body::Body,
+        stream: Stream,
+        max_message: usize,
+        unreadable: Arc<Once>,
+        open: OpenStream,
+    ) -> Self {
         Session {
             input,
             input_ended: false,
@@ -48,6 +57,7 @@ impl Session {
             out: Outbox::default(),
             verdict: None,
             trailers_sent: false,
+            _open: open,
         }
     }
 

@@ -1,15 +1,19 @@
 //! Takes connections in one place and deals them round-robin to workers. Envoy opens few, long-lived
 //! connections; the kernel's own spreading over several listeners (`SO_REUSEPORT`) hashes them unevenly.
 //!
-//! Called by `app`; the other end of each sender is [`super::incoming::incoming`] on the worker's own runtime.
+//! Called by `app`; the other end of each sender is [`super::http2`] or [`super::incoming::incoming`] on the worker's own
+//! runtime.
 
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+
+use super::places::{Place, Places};
 
 /// Connections a worker may have waiting before the acceptor passes it over.
 pub const WORKER_BACKLOG: usize = 256;
@@ -32,35 +36,86 @@ impl Source for TcpListener {
     }
 }
 
+/// A connection with its place.
+#[derive(Debug)]
+pub struct Guest {
+    /// The connection.
+    pub socket: Socket,
+    /// Its place, given back when it ends.
+    pub place: Place,
+}
+
+/// What becomes of an accepted connection before a worker gets it.
+trait Door {
+    type Guest: Send;
+
+    /// Waits until one may be accepted.
+    fn room(&self) -> impl Future<Output = ()> + Send;
+
+    /// Lets it in, or drops it.
+    fn pass(&self, socket: Socket) -> Option<Self::Guest>;
+}
+
+/// Lets everyone in.
+struct Open;
+
+impl Door for Open {
+    type Guest = Socket;
+
+    async fn room(&self) {}
+
+    fn pass(&self, socket: Socket) -> Option<Socket> {
+        Some(socket)
+    }
+}
+
+impl Door for Arc<Places> {
+    type Guest = Guest;
+
+    async fn room(&self) {
+        Places::room(self).await;
+    }
+
+    fn pass(&self, socket: Socket) -> Option<Guest> {
+        let place = self.enter()?;
+        Some(Guest { socket, place })
+    }
+}
+
 /// Accepts until `stop` is cancelled or every worker is gone. Running out of descriptors does not end it: it
 /// pauses, growing from 10 ms to 1 s, and tries again. While all workers are full, connections wait in the
 /// kernel.
-pub async fn run(mut source: impl Source, workers: Vec<mpsc::Sender<Socket>>, stop: CancellationToken) {
+pub async fn run(source: impl Source, workers: Vec<mpsc::Sender<Socket>>, stop: CancellationToken) {
+    stop.run_until_cancelled(deal(source, &Open, workers)).await;
+}
+
+/// As [`run`], giving each connection one of `places`.
+pub async fn admit(
+    source: impl Source,
+    places: Arc<Places>,
+    workers: Vec<mpsc::Sender<Guest>>,
+    stop: CancellationToken,
+) {
+    stop.run_until_cancelled(deal(source, &places, workers)).await;
+}
+
+async fn deal<D: Door>(mut source: impl Source, door: &D, workers: Vec<mpsc::Sender<D::Guest>>) {
     let mut turn = 0;
     let mut pause = PAUSES.0;
     loop {
-        let taken = tokio::select! {
-            () = stop.cancelled() => return,
-            taken = source.next() => taken,
-        };
-        match taken.and_then(detach) {
+        door.room().await;
+        match source.next().await.and_then(detach) {
             Ok(socket) => {
                 pause = PAUSES.0;
-                let handed = tokio::select! {
-                    () = stop.cancelled() => return,
-                    handed = hand_over(socket, &workers, &mut turn) => handed,
-                };
-                if !handed {
+                let Some(guest) = door.pass(socket) else { continue };
+                if !hand_over(guest, &workers, &mut turn).await {
                     return;
                 }
             }
             Err(error) if of_the_client(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, pause_ms = pause.as_millis() as u64, "Cannot accept connections, trying again");
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = tokio::time::sleep(pause) => {}
-                }
+                tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSES.1);
             }
         }
@@ -74,15 +129,15 @@ fn detach(tcp: TcpStream) -> io::Result<Socket> {
     tcp.into_std()
 }
 
-/// Gives the socket to the next worker that has room, or waits for the next in turn. False when none lives.
-async fn hand_over(mut socket: Socket, workers: &[mpsc::Sender<Socket>], turn: &mut usize) -> bool {
+/// Gives the connection to the next worker that has room, or waits for the next in turn. False when none lives.
+async fn hand_over<T>(mut guest: T, workers: &[mpsc::Sender<T>], turn: &mut usize) -> bool {
     loop {
         for _ in 0..workers.len() {
             let worker = &workers[*turn % workers.len()];
             *turn = turn.wrapping_add(1);
-            match worker.try_send(socket) {
+            match worker.try_send(guest) {
                 Ok(()) => return true,
-                Err(refused) => socket = refused.into_inner(),
+                Err(refused) => guest = refused.into_inner(),
             }
         }
         let Some(worker) = workers.iter().find(|w| !w.is_closed()) else {
@@ -90,7 +145,7 @@ async fn hand_over(mut socket: Socket, workers: &[mpsc::Sender<Socket>], turn: &
         };
         match worker.reserve().await {
             Ok(room) => {
-                room.send(socket);
+                room.send(guest);
                 return true;
             }
             // That worker ended while we waited; look again.

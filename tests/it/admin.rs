@@ -11,11 +11,13 @@ use endpoint_picker::admin::health::{
 use endpoint_picker::admin::metrics_page::{self, Limits, MetricsPage, Reviewer, Verdict};
 use endpoint_picker::datastore::Datastore;
 use endpoint_picker::net::listen::{self, Reach};
+use endpoint_picker::net::places::Places;
+use endpoint_picker::telemetry::metrics::connections::{Failure, Port};
 use endpoint_picker::telemetry::metrics::{Metrics, catalogue};
 use futures::future::BoxFuture;
 use prometheus_parse::{Scrape, Value};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
@@ -42,7 +44,8 @@ fn bind() -> (TcpListener, SocketAddr) {
 async fn health_client(service: HealthService) -> (HealthClient<Channel>, Channel, DropGuard) {
     let (listener, address) = bind();
     let stop = CancellationToken::new();
-    tokio::spawn(health::serve(listener, service, stop.clone()));
+    let places = Places::new(Port::Health, health::limits(64), Arc::default());
+    tokio::spawn(health::serve(listener, service, places, stop.clone()));
     let endpoint = Channel::from_shared(format!("http://{address}")).unwrap();
     let channel = soon(endpoint.connect()).await.unwrap();
     (HealthClient::new(channel.clone()), channel, stop.drop_guard())
@@ -226,6 +229,7 @@ fn everything() -> Arc<Metrics> {
     metrics.pool("p", 2, Some(0.5), Some(1.5));
     metrics.endpoint_queues("p", || vec![("a-rank-0".into(), 4), ("b-rank-0".into(), 0)]);
     metrics.build_info("c0ffee", "main");
+    metrics.connections().failed(Port::ExtProc, Failure::Protocol);
     metrics.config_applied("0123456789abcdef", std::time::SystemTime::now());
     Arc::new(metrics)
 }
@@ -428,6 +432,7 @@ async fn a_client_that_does_not_read_is_closed_at_the_end_of_its_life() {
         head: Duration::from_millis(50),
         life: Duration::from_millis(50),
         connections: 1,
+        ..Limits::default()
     };
     let (address, _stop) = serve(MetricsPage::open(Arc::new(metrics)), limits);
     let mut deaf = soon(TcpStream::connect(address)).await.unwrap();
@@ -435,6 +440,62 @@ async fn a_client_that_does_not_read_is_closed_at_the_end_of_its_life() {
     let _ = deaf.write_all(many.repeat(20).as_bytes()).await;
     let (head, _) = ask(address, &request("GET", "/nothing", "")).await;
     assert!(head.starts_with("http/1.1 404"), "{head}");
+}
+
+/// A page of some hundred kilobytes, and a client that asks for it many times and reads nothing.
+async fn deaf(limits: Limits) -> (SocketAddr, DropGuard, TcpStream) {
+    let metrics = Metrics::default();
+    for i in 0..200 {
+        metrics.model(&format!("model-{i}"), "t").accepted(i);
+    }
+    let (address, stop) = serve(MetricsPage::open(Arc::new(metrics)), limits);
+    let tcp = ask_and_read_nothing(address).await;
+    (address, stop, tcp)
+}
+
+async fn ask_and_read_nothing(address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    // Little of it is on its way.
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut tcp = soon(socket.connect(address)).await.unwrap();
+    let many = request("GET", "/metrics", "").replace("close", "keep-alive");
+    let _ = tcp.write_all(many.repeat(100).as_bytes()).await;
+    tcp
+}
+
+/// Waits until the server has closed the connection: writing fails.
+async fn cut(mut tcp: TcpStream) {
+    let written = async {
+        while tcp.write_all(b"GET").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(3 * DEADLINE, written).await.expect("closed");
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_a_page_is_closed() {
+    let limits = Limits {
+        stalled: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let (_, _stop, tcp) = deaf(limits).await;
+    cut(tcp).await;
+}
+
+#[tokio::test]
+async fn pages_that_are_not_taken_are_bounded_in_bytes() {
+    let limits = Limits {
+        pages: 1,
+        ..Limits::default()
+    };
+    let (address, _stop, first) = deaf(limits).await;
+    let (head, _) = ask(address, &request("GET", "/nothing", "")).await;
+    assert!(head.starts_with("http/1.1 404"), "{head}");
+    let _second = ask_and_read_nothing(address).await;
+    cut(first).await;
+    let (head, _) = ask(address, &request("GET", "/metrics", "")).await;
+    assert!(head.starts_with("http/1.1 200"), "{head}");
 }
 
 struct Tokens;

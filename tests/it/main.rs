@@ -5,6 +5,7 @@
 mod admin;
 mod cli;
 mod config;
+mod connections;
 mod deploy;
 mod discovery;
 mod envoy_wire;

@@ -1,6 +1,7 @@
-//! The first signal drains: not ready, no new connections, open streams finish. The drain has a limit, and a second
-//! signal ends it.
+//! The first signal drains: not ready, requests are served on until none has been open for a while, open streams finish.
+//! The drain has a limit, and a second signal ends it.
 
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,10 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::epp::{Epp, Options};
 use crate::support::ext_proc::{Answer, Exchange, connect, request_headers, response_body, response_headers};
+use crate::support::frames::Frames;
 use crate::support::model_server::{ModelServer, State};
 use crate::support::ports;
+use crate::support::wait;
 
 /// `epp` over one model server, with an exchange that is routed and waits for its response.
 async fn with_open_stream(flags: &[&str]) -> (Epp, Exchange) {
@@ -19,7 +22,13 @@ async fn with_open_stream(flags: &[&str]) -> (Epp, Exchange) {
     let mut options = Options::hermetic(&[server.address]);
     options.flags.extend(flags.iter().map(|f| (*f).to_owned()));
     let epp = Epp::start(&options, 1).await;
-    let mut exchange = Exchange::open(&connect(epp.grpc).await).await;
+    let exchange = open(epp.grpc).await;
+    (epp, exchange)
+}
+
+/// An exchange on a connection of its own that is routed and waits for its response.
+async fn open(grpc: SocketAddr) -> Exchange {
+    let mut exchange = Exchange::open(&connect(grpc).await).await;
     exchange
         .send(request_headers(
             &[(":path", "/v1/models"), (":method", "GET")],
@@ -27,12 +36,12 @@ async fn with_open_stream(flags: &[&str]) -> (Epp, Exchange) {
         ))
         .await;
     assert!(matches!(exchange.answer().await, Answer::RequestHeaders(..)));
-    (epp, exchange)
+    exchange
 }
 
 #[tokio::test]
 async fn the_first_signal_drains_and_nothing_in_flight_is_cut() {
-    let (mut epp, mut exchange) = with_open_stream(&[]).await;
+    let (mut epp, exchange) = with_open_stream(&[]).await;
     let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", epp.health)).unwrap();
     let mut health = HealthClient::new(channel.connect().await.unwrap());
     let request = HealthCheckRequest {
@@ -55,26 +64,22 @@ async fn the_first_signal_drains_and_nothing_in_flight_is_cut() {
         "draining is no reason to be killed"
     );
     epp.says("Draining").await;
-    let grpc = epp.grpc;
-    crate::support::wait::until("no new connection is taken", || {
-        std::net::TcpStream::connect(grpc).is_err()
-    })
-    .await;
+    // A proxy that has not heard of it yet is served, on a new connection too.
+    finish(open(epp.grpc).await).await;
+    finish(exchange).await;
+    let status = epp.ended().await;
+    assert_eq!(status.code(), Some(0), "{}", epp.log());
+    assert!(epp.log().contains("Stopped, every stream finished"));
+}
+
+/// Answers the response and reads to the end.
+async fn finish(mut exchange: Exchange) {
     exchange
         .send(response_headers(&[(":status", "200")], false))
         .await;
     assert!(matches!(exchange.answer().await, Answer::ResponseHeaders(_)));
     exchange.send(response_body("last words", true)).await;
-    let mut echoed = String::new();
-    while let Some(answer) = exchange.next().await.unwrap() {
-        if let Answer::ResponseBody(text, _) = answer {
-            echoed.push_str(&text);
-        }
-    }
-    drop(exchange);
-    let status = epp.ended().await;
-    assert_eq!(status.code(), Some(0), "{}", epp.log());
-    assert!(epp.log().contains("Stopped, every stream finished"));
+    while exchange.next().await.unwrap().is_some() {}
 }
 
 #[tokio::test]
@@ -112,12 +117,38 @@ async fn a_second_signal_ends_the_drain() {
 }
 
 #[tokio::test]
-async fn without_streams_it_ends_at_once() {
+async fn in_the_second_half_of_a_drain_nothing_new_is_taken_and_streams_finish() {
+    let (mut epp, exchange) = with_open_stream(&["--drain-timeout=20s"]).await;
+    epp.signal("TERM");
+    let grpc = epp.grpc;
+    wait::until("no new connection is taken", || TcpStream::connect(grpc).is_err()).await;
+    finish(exchange).await;
+    let status = epp.ended().await;
+    assert_eq!(status.code(), Some(0), "{}", epp.log());
+}
+
+#[tokio::test]
+async fn connections_without_streams_hold_up_no_end() {
     let server = ModelServer::start(1, ports::free(), State::default()).await;
     let options = Options::hermetic(&[server.address]).flag("--drain-timeout=1h");
     let mut epp = Epp::start(&options, 1).await;
-    // An idle connection is none to wait for.
     let _idle = connect(epp.grpc).await;
+    let _silent = TcpStream::connect(epp.grpc).unwrap();
+    // It greets and never reads.
+    let _unread = Frames::connect(epp.grpc).await;
     epp.signal("TERM");
+    assert_eq!(epp.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_proxies_that_have_not_heard_of_it() {
+    let server = ModelServer::start(1, ports::free(), State::default()).await;
+    let options = Options::hermetic(&[server.address]).flag("--drain-quiet-period=2s");
+    let mut epp = Epp::start(&options, 1).await;
+    epp.signal("TERM");
+    epp.says("Draining").await;
+    for _ in 0..3 {
+        finish(open(epp.grpc).await).await;
+    }
     assert_eq!(epp.ended().await.code(), Some(0));
 }

@@ -26,6 +26,8 @@ pub struct Options {
     pub flags: Vec<String>,
     /// Environment variables.
     pub env: Vec<(String, String)>,
+    /// Limit of file descriptors.
+    pub descriptors: Option<u32>,
 }
 
 impl Options {
@@ -60,6 +62,7 @@ impl Options {
             endpoints: text,
             flags: Vec::new(),
             env: Vec::new(),
+            descriptors: None,
         }
     }
 
@@ -134,7 +137,7 @@ impl Epp {
             .collect();
         let mut flags = vec!["--pool-name=test-pool".to_owned()];
         flags.extend(options.flags.iter().cloned());
-        let mut epp = Epp::spawn(folder, &flags, &environment);
+        let mut epp = Epp::spawn(folder, &flags, &environment, options.descriptors);
         let ready = format!("inference_pool_ready_pods{{name=\"test-pool\"}} {endpoints}");
         epp.eventually(&ready).await;
         epp
@@ -152,11 +155,16 @@ impl Epp {
         all.extend_from_slice(environment);
         let flags: Vec<String> = flags.iter().map(|f| (*f).to_owned()).collect();
         std::fs::write(folder.path().join("config.yaml"), CLUSTER_CONFIG).unwrap();
-        Epp::spawn(folder, &flags, &all)
+        Epp::spawn(folder, &flags, &all, None)
     }
 
     /// Runs `config.yaml` of the folder.
-    fn spawn(folder: tempfile::TempDir, flags: &[String], environment: &[(&str, &str)]) -> Self {
+    fn spawn(
+        folder: tempfile::TempDir,
+        flags: &[String],
+        environment: &[(&str, &str)],
+        descriptors: Option<u32>,
+    ) -> Self {
         let path = |name: &str| folder.path().join(name);
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let (grpc, health, metrics) = (
@@ -164,13 +172,20 @@ impl Epp {
             address(ports::free()),
             address(ports::free()),
         );
-        let child = Command::new(env!("CARGO_BIN_EXE_epp"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_epp"));
+        if let Some(descriptors) = descriptors {
+            command = Command::new("sh");
+            let limited = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
+            command.args(["-c", &limited, env!("CARGO_BIN_EXE_epp")]);
+        }
+        let child = command
             .arg(format!("--config-file={}", path("config.yaml").display()))
             .arg(format!("--grpc-port={}", grpc.port()))
             .arg(format!("--grpc-health-port={}", health.port()))
             .arg(format!("--metrics-port={}", metrics.port()))
             .args(["--bind-address=127.0.0.1", "--secure-serving=false"])
             .args(["--refresh-prometheus-metrics-interval=20ms", "--threads=2"])
+            .arg("--drain-quiet-period=0s")
             .args(flags)
             .env_remove("RUST_LOG")
             .envs(environment.iter().copied())

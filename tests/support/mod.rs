@@ -16,6 +16,7 @@ pub mod collector;
 pub mod envoy;
 pub mod epp;
 pub mod ext_proc;
+pub mod frames;
 pub mod http;
 pub mod model_server;
 pub mod ports;

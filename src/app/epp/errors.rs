@@ -10,6 +10,7 @@ use crate::net::tls::TlsError;
 use crate::telemetry::spans::ExportError;
 
 use super::shutdown::Cut;
+use super::tasks::Failed;
 
 /// Why `epp` cannot run; the variant names the step that failed.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,9 @@ pub enum RunError {
          configuration with a file-discovery plugin (dataLayer.discovery.pluginRef); see config/standalone-file.yaml"
     )]
     Cluster(#[from] ConnectError),
+    /// A part that must run as long as the process ended.
+    #[error("{0}")]
+    Task(#[from] Failed),
     /// Another replica leads.
     #[error("leader election lost")]
     LeadershipLost,

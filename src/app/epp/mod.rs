@@ -9,12 +9,15 @@ mod announce;
 mod check;
 mod cluster;
 mod configure;
+mod descriptors;
 mod errors;
 mod generation;
+mod parts;
 mod ports;
 mod reload;
 mod run;
 mod shutdown;
+mod tasks;
 mod workers;
 
 pub use check::{Checked, check};

@@ -176,7 +176,15 @@ pub static FLAGS: &[Flag] = &[
         Kind::Duration,
         "30s",
         SERVERS,
-        "how long open streams may finish after the first signal",
+        "longest time between the first signal and the end: new requests are served for the first half of it, open streams \
+         may finish for all of it",
+    )),
+    ours(flag(
+        "drain-quiet-period",
+        Kind::Duration,
+        "5s",
+        SERVERS,
+        "time without an open stream after which a drain is over early",
     )),
     flag(
         "config-file",
@@ -296,6 +304,20 @@ pub static FLAGS: &[Flag] = &[
         "4194304",
         LIMITS,
         "bytes; a larger ext_proc message ends its stream",
+    )),
+    ours(flag(
+        "max-connections",
+        Kind::Int,
+        "1024",
+        LIMITS,
+        "connections to the ext_proc port, at most half of the process's file descriptors; at the limit an idle one is closed for a new one",
+    )),
+    ours(flag(
+        "connection-idle-timeout",
+        Kind::Duration,
+        "15m",
+        LIMITS,
+        "a connection to the ext_proc port that had no open stream for so long is closed",
     )),
     Flag {
         short: Some('v'),

@@ -52,8 +52,14 @@ pub struct Settings {
     pub cert_reload: bool,
     /// ext_proc worker threads, at least 1.
     pub threads: usize,
-    /// How long open streams may finish.
+    /// Longest time between the first signal and the end.
     pub drain_timeout: Duration,
+    /// Time without an open stream after which a drain is over.
+    pub drain_quiet: Duration,
+    /// Connections to the ext_proc port.
+    pub max_connections: usize,
+    /// Longest time a connection to the ext_proc port stays without a stream.
+    pub connection_idle: Duration,
     /// The EndpointPickerConfig.
     pub config: ConfigSource,
     /// Follow changes of the configuration file.
@@ -229,6 +235,9 @@ impl Settings {
             cert_reload: p.bool("enable-cert-reload"),
             threads,
             drain_timeout: time("drain-timeout"),
+            drain_quiet: time("drain-quiet-period"),
+            max_connections: size("max-connections"),
+            connection_idle: time("connection-idle-timeout"),
             config: config_source(p),
             config_reload: p.bool("enable-config-reload"),
             scrape_interval: time("refresh-metrics-interval"),

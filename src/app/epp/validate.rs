@@ -161,9 +161,12 @@ fn ours(p: &Parsed, errors: &mut Vec<String>) {
             errors.push(format!("flag \"{name}\" must be above 0, not {value}"));
         }
     }
-    if p.duration("drain-timeout").0 < 0 {
-        errors.push("flag \"drain-timeout\" must not be negative".into());
+    for name in ["drain-timeout", "drain-quiet-period"] {
+        if p.duration(name).0 < 0 {
+            errors.push(format!("flag \"{name}\" must not be negative"));
+        }
     }
+    connections(p, errors);
     for name in ["max-request-body-size", "grpc-max-recv-msg-size"] {
         let value = p.int(name);
         if !(1..=1 << 40).contains(&value) {
@@ -199,6 +202,21 @@ fn ours(p: &Parsed, errors: &mut Vec<String>) {
     }
     if !p.text("model-server-metrics-path").starts_with('/') {
         errors.push("flag \"model-server-metrics-path\" must begin with /".into());
+    }
+}
+
+fn connections(p: &Parsed, errors: &mut Vec<String>) {
+    let most = p.int("max-connections");
+    if !(1..=1_000_000).contains(&most) {
+        errors.push(format!(
+            "flag \"max-connections\" must be 1 to 1000000, not {most}"
+        ));
+    }
+    let idle = p.duration("connection-idle-timeout");
+    if idle.0 <= 0 {
+        errors.push(format!(
+            "flag \"connection-idle-timeout\" must be above 0, not {idle}"
+        ));
     }
 }
 

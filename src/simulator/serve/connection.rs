@@ -11,10 +11,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::patient::Patient;
 use super::requests::{self, Next, Routes};
 use super::{Limits, MAX_HEAD_BYTES, chunks};
 use crate::net::io::Io;
+use crate::net::patient::Patient;
 use crate::net::prefixed::Prefixed;
 
 /// What a connection that speaks HTTP/2 begins with.

@@ -8,7 +8,6 @@
 
 mod chunks;
 mod connection;
-mod patient;
 mod requests;
 
 use std::sync::Arc;

@@ -120,6 +120,11 @@ catalogue! {
     TRACE_SPANS = counter("inference_extension_trace_spans_total", &["result"],
         "[ALPHA] Ended spans: exported to the collector, dropped because the queue was full, or failed to be sent");
 
+    CONNECTIONS = gauge("inference_extension_connections", &["port"],
+        "[ALPHA] Open connections of the ext_proc, health and metrics ports");
+    CONNECTION_FAILURES = counter("inference_extension_connection_failures_total", &["port", "reason"],
+        "[ALPHA] Connections that failed: handshake, silent, protocol, io, evicted for a newer one, or refused");
+
     PROCESS_CPU = counter("process_cpu_seconds_total", &[],
         "Seconds of CPU the process used, user and system");
     PROCESS_RESIDENT = gauge("process_resident_memory_bytes", &[],

@@ -5,6 +5,7 @@
 
 pub mod buckets;
 pub mod catalogue;
+pub mod connections;
 pub mod family;
 pub mod histogram;
 mod model;
@@ -24,6 +25,7 @@ use prometheus_client::registry::Registry;
 
 pub use model::ModelMetrics;
 
+use connections::Connections;
 use family::Family;
 use histogram::Histogram;
 use model::Models;
@@ -58,6 +60,7 @@ struct Families {
     build: OnceLock<(Arc<str>, Arc<str>)>,
     rewrites: Family<3, AtomicU64>,
     operations: Operations,
+    connections: Arc<Connections>,
 }
 
 /// Averages over one pool; bits of `f64`, NaN where there is no average.
@@ -184,6 +187,11 @@ impl Metrics {
         self.families.operations.config_refused();
     }
 
+    /// The counters of connections, for those that serve ports.
+    pub fn connections(&self) -> Arc<Connections> {
+        self.families.connections.clone()
+    }
+
     /// Every plugin timer that has run: its labels as (extension point, type, name), runs, and their mean in seconds.
     pub fn plugin_times(&self) -> Vec<([Arc<str>; 3], u64, f64)> {
         let plugins = self.families.plugins.all();
@@ -231,6 +239,7 @@ impl Default for Families {
             build: OnceLock::new(),
             rewrites: Family::new(catalogue::REWRITE, |_| AtomicU64::new(0)),
             operations: Operations::default(),
+            connections: Arc::default(),
         }
     }
 }
@@ -242,6 +251,7 @@ impl Collector for Families {
         self.write_pools(&mut page)?;
         self.write_extension(&mut page)?;
         self.operations.write(&mut page)?;
+        self.connections.write(&mut page)?;
         process::write(&mut page)
     }
 }

@@ -1,5 +1,5 @@
 //! A connection that is given up when its client takes nothing of what is written for it. Made by
-//! [`super::connection`].
+//! `simulator::serve` and by the metrics port.
 
 use std::io;
 use std::pin::Pin;
