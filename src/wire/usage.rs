@@ -1,23 +1,26 @@
-//! Token usage in response bodies: plain JSON and server-sent events, cut anywhere. Work per streamed chunk is
-//! one search for `"usage"`. Spellings and rules: request.md §3.6, §10.2; decision 18.
+//! Token usage in response bodies: plain JSON and server-sent events, cut anywhere. Work per streamed chunk of
+//! whole lines is one search for `"usage"`; a line that is cut, and a JSON document, are scanned as they go by
+//! and not collected, so neither has a limit.
+
+mod document;
+#[cfg(test)]
+mod tests;
 
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
-use serde_json::value::RawValue;
 
 use crate::model::usage::Usage;
 
-/// A line of an event stream longer than this is not looked into.
-const MAX_LINE: usize = 256 * 1024;
+use document::DocumentScan;
 
-/// A JSON response longer than this is not looked into.
-const MAX_JSON: usize = 1024 * 1024;
+static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"usage\""));
+
+/// What the lines of an event stream that carry its messages begin with.
+const DATA: &[u8] = b"data:";
 
 /// Bytes kept of the end of an event stream: enough for `data: [DONE]` and the line breaks after it.
 const TAIL: usize = 24;
-
-static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"usage\""));
 
 /// Watches a response body go by and remembers the usage it reports last.
 #[derive(Debug, Default)]
@@ -27,17 +30,39 @@ pub enum UsageWatcher {
     Blind,
     /// `text/event-stream`.
     Events(Events),
-    /// One JSON document, collected up to a limit.
-    Json(Vec<u8>),
+    /// One JSON document.
+    Json(Box<Json>),
 }
 
-/// State of an event stream: the line that has begun.
+/// State of an event stream.
 #[derive(Debug, Default)]
 pub struct Events {
-    line: Vec<u8>,
-    overlong: bool,
+    line: Line,
+    /// Scans the line that has begun; made for the first line that is cut.
+    scan: Option<Box<DocumentScan>>,
     last: Option<Usage>,
     tail: [u8; TAIL],
+}
+
+/// State of a JSON body.
+#[derive(Debug, Default)]
+pub struct Json {
+    scan: DocumentScan,
+    last: Option<Usage>,
+}
+
+/// How much of the current line was seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Line {
+    /// Nothing.
+    #[default]
+    Start,
+    /// This many bytes, which are the beginning of [`DATA`].
+    Prefix(usize),
+    /// A message has begun.
+    Data,
+    /// The line carries no message.
+    Other,
 }
 
 impl UsageWatcher {
@@ -49,7 +74,7 @@ impl UsageWatcher {
         } else if kind.contains("text/event-stream") {
             UsageWatcher::Events(Events::default())
         } else if kind.contains("json") {
-            UsageWatcher::Json(Vec::new())
+            UsageWatcher::Json(Box::default())
         } else {
             UsageWatcher::Blind
         }
@@ -60,8 +85,10 @@ impl UsageWatcher {
         match self {
             UsageWatcher::Blind => {}
             UsageWatcher::Events(events) => events.push(chunk),
-            UsageWatcher::Json(seen) if seen.len() + chunk.len() <= MAX_JSON => seen.extend_from_slice(chunk),
-            UsageWatcher::Json(_) => *self = UsageWatcher::Blind,
+            UsageWatcher::Json(json) => {
+                let Json { scan, last } = &mut **json;
+                scan.push(chunk, |usage| *last = Some(usage));
+            }
         }
     }
 
@@ -78,8 +105,8 @@ impl UsageWatcher {
     pub fn held(&self) -> usize {
         match self {
             UsageWatcher::Blind => 0,
-            UsageWatcher::Events(events) => events.line.capacity(),
-            UsageWatcher::Json(seen) => seen.capacity(),
+            UsageWatcher::Events(events) => events.scan.as_ref().map_or(0, |s| s.held()),
+            UsageWatcher::Json(json) => json.scan.held(),
         }
     }
 
@@ -87,8 +114,8 @@ impl UsageWatcher {
     pub fn finish(self) -> Option<Usage> {
         match self {
             UsageWatcher::Blind => None,
-            UsageWatcher::Events(events) => events.finish(),
-            UsageWatcher::Json(seen) => USAGE.find(&seen).and_then(|_| usage_of_document(&seen)),
+            UsageWatcher::Events(events) => events.last,
+            UsageWatcher::Json(json) => json.last,
         }
     }
 }
@@ -97,23 +124,22 @@ impl Events {
     fn push(&mut self, chunk: &[u8]) {
         self.keep_tail(chunk);
         let mut rest = chunk;
-        if !self.line.is_empty() || self.overlong {
-            let Some(end) = memchr::memchr(b'\n', rest) else {
-                return self.keep(rest);
-            };
-            self.keep(&rest[..end]);
+        if self.line != Line::Start {
+            let end = memchr::memchr(b'\n', rest);
+            self.read(&rest[..end.unwrap_or(rest.len())]);
+            let Some(end) = end else { return };
             self.end_line();
             rest = &rest[end + 1..];
         }
-        // Whole lines first; what begins after the last line break is kept.
         let whole = memchr::memrchr(b'\n', rest).map_or(0, |i| i + 1);
         let (lines, begun) = rest.split_at(whole);
-        if USAGE.find(lines).is_some() {
-            for line in lines.split(|b| *b == b'\n') {
-                self.line(line);
+        if reports_usage(lines) {
+            for line in lines.split(|b| *b == b'\n').filter(|l| reports_usage(l)) {
+                self.read(line);
+                self.end_line();
             }
         }
-        self.keep(begun);
+        self.read(begun);
     }
 
     fn keep_tail(&mut self, chunk: &[u8]) {
@@ -125,250 +151,50 @@ impl Events {
         }
     }
 
-    fn keep(&mut self, bytes: &[u8]) {
-        if self.overlong || self.line.len() + bytes.len() > MAX_LINE {
-            self.overlong = true;
-            self.line = Vec::new();
-        } else {
-            self.line.extend_from_slice(bytes);
+    /// Reads the next bytes of a line.
+    fn read(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            match self.line {
+                Line::Start => self.line = Line::Prefix(0),
+                Line::Prefix(seen) => {
+                    let more = bytes.len().min(DATA.len() - seen);
+                    if bytes[..more] != DATA[seen..seen + more] {
+                        self.line = Line::Other;
+                    } else if seen + more == DATA.len() {
+                        self.line = Line::Data;
+                    } else {
+                        self.line = Line::Prefix(seen + more);
+                    }
+                    bytes = &bytes[more..];
+                }
+                Line::Data => {
+                    let last = &mut self.last;
+                    let scan = self.scan.get_or_insert_default();
+                    scan.push(bytes, |usage| {
+                        if usage.total > 0 {
+                            *last = Some(usage);
+                        }
+                    });
+                    return;
+                }
+                Line::Other => return,
+            }
         }
     }
 
     fn end_line(&mut self) {
-        let line = std::mem::take(&mut self.line);
-        if !self.overlong {
-            self.line(&line);
+        self.line = Line::Start;
+        if let Some(scan) = &mut self.scan {
+            scan.reset();
         }
-        self.overlong = false;
-        // Keep the buffer for the next cut line, but not a large one for the life of the stream.
-        if line.capacity() <= 1024 {
-            self.line = line;
-            self.line.clear();
-        }
-    }
-
-    fn line(&mut self, line: &[u8]) {
-        let Some(at) = USAGE.find(line) else { return };
-        // `"usage": null` stands in every event of some servers: not worth parsing.
-        let value = line[at + 7..].trim_ascii_start();
-        if value
-            .strip_prefix(b":")
-            .is_some_and(|v| v.trim_ascii_start().starts_with(b"null"))
-            && USAGE.find(&line[at + 7..]).is_none()
-        {
-            return;
-        }
-        let Some(data) = line.strip_prefix(b"data:") else {
-            return;
-        };
-        if let Some(usage) = usage_of_document(data).filter(|u| u.total > 0) {
-            self.last = Some(usage);
-        }
-    }
-
-    fn finish(mut self) -> Option<Usage> {
-        self.end_line();
-        self.last
     }
 }
 
-#[derive(serde::Deserialize)]
-struct Document<'a> {
-    #[serde(borrow)]
-    object: Option<&'a RawValue>,
-    #[serde(borrow)]
-    usage: Option<&'a RawValue>,
-    #[serde(borrow)]
-    response: Option<&'a RawValue>,
-}
-
-/// Usage of one JSON document: its own, or that of the response it carries.
-fn usage_of_document(json: &[u8]) -> Option<Usage> {
-    let document: Document<'_> = serde_json::from_slice(json).ok()?;
-    let raw = document.usage.filter(|u| u.get() != "null");
-    match (raw, document.response) {
-        (Some(raw), _) => usage_of_object(raw.get(), document.object.map_or("", RawValue::get)),
-        (None, Some(inner)) if inner.get().starts_with('{') => usage_of_document(inner.get().as_bytes()),
-        _ => None,
-    }
-}
-
-fn usage_of_object(raw: &str, object: &str) -> Option<Usage> {
-    let value: serde_json::Value = serde_json::from_str(raw).ok()?;
-    let map = value.as_object()?;
-    let chat = ["\"chat.completion", "\"text_completion"]
-        .iter()
-        .any(|p| object.starts_with(p));
-    let pair = |a: &str, b: &str| {
-        if chat {
-            number(map.get(b)).or(number(map.get(a)))
-        } else {
-            number(map.get(a)).or(number(map.get(b)))
-        }
-    };
-    let prompt = pair("input_tokens", "prompt_tokens").unwrap_or(0);
-    let completion = pair("output_tokens", "completion_tokens").unwrap_or(0);
-    let cached = [
-        "prompt_tokens_details",
-        "prompt_token_details",
-        "input_tokens_details",
-    ]
-    .iter()
-    .find_map(|name| number(map.get(*name)?.get("cached_tokens")));
-    let total = number(map.get("total_tokens")).unwrap_or(prompt.saturating_add(completion));
-    Some(Usage {
-        prompt,
-        completion,
-        total,
-        cached: cached.unwrap_or(0),
+/// Is there a `"usage"` in these whole lines that is not null? `"usage": null` stands in every event of some
+/// servers and is not worth a scan.
+fn reports_usage(lines: &[u8]) -> bool {
+    USAGE.find_iter(lines).any(|at| {
+        let value = lines[at + 7..].trim_ascii_start().strip_prefix(b":");
+        !value.is_some_and(|v| v.trim_ascii_start().starts_with(b"null"))
     })
-}
-
-/// A count given as a number or as a string.
-fn number(value: Option<&serde_json::Value>) -> Option<u64> {
-    match value? {
-        serde_json::Value::Number(n) => n
-            .as_u64()
-            .or_else(|| n.as_f64().filter(|f| *f >= 0.0).map(|f| f as u64)),
-        serde_json::Value::String(s) => s.trim().parse().ok(),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn usage(prompt: u64, completion: u64, total: u64, cached: u64) -> Option<Usage> {
-        Some(Usage {
-            prompt,
-            completion,
-            total,
-            cached,
-        })
-    }
-
-    fn watch(content_type: &str, chunks: &[&[u8]]) -> Option<Usage> {
-        let mut watcher = UsageWatcher::for_content(Some(content_type), None);
-        for chunk in chunks {
-            watcher.push(chunk);
-        }
-        watcher.finish()
-    }
-
-    #[test]
-    fn json_usage_in_every_spelling() {
-        let rows: [(&str, Option<Usage>); 9] = [
-            (
-                r#"{"object":"text_completion","usage":{"prompt_tokens":11,"completion_tokens":100,"total_tokens":111}}"#,
-                usage(11, 100, 111, 0),
-            ),
-            (
-                r#"{"usage":{"prompt_tokens":11,"completion_tokens":100,"total_tokens":111,"prompt_token_details":{"cached_tokens":10}}}"#,
-                usage(11, 100, 111, 10),
-            ),
-            (
-                r#"{"usage":{"prompt_tokens":1,"total_tokens":1,"prompt_tokens_details":{"cached_tokens":"1"}}}"#,
-                usage(1, 0, 1, 1),
-            ),
-            (
-                r#"{"object":"response","usage":{"input_tokens":3,"output_tokens":4,"total_tokens":7,"input_tokens_details":{"cached_tokens":2}}}"#,
-                usage(3, 4, 7, 2),
-            ),
-            (r#"{"usage":null}"#, None),
-            (r#"{"usage":"many"}"#, None),
-            (
-                r#"{"usage":{"prompt_tokens":"x","total_tokens":[]}}"#,
-                usage(0, 0, 0, 0),
-            ),
-            (r#"{"usage":{"prompt_tokens":1}"#, None),
-            ("no healthy upstream", None),
-        ];
-        for (body, expected) in rows {
-            assert_eq!(watch("application/json", &[body.as_bytes()]), expected, "{body}");
-        }
-    }
-
-    const STREAM: &str = "data: {\"choices\":[{\"text\":\"a\"}],\"usage\":null}\r\n\r\n\
-        data: {\"object\":\"text_completion\",\"usage\":{\"prompt_tokens\":7,\"total_tokens\":17,\"completion_tokens\":10}}\r\n\r\n\
-        data: [DONE]\r\n\r\n";
-
-    #[test]
-    fn stream_usage_is_found_wherever_the_events_are_cut() {
-        for cut in 0..STREAM.len() {
-            let (a, b) = STREAM.as_bytes().split_at(cut);
-            assert_eq!(
-                watch("text/event-stream; charset=utf-8", &[a, b]),
-                usage(7, 10, 17, 0),
-                "cut at {cut}"
-            );
-        }
-        let bytes: Vec<&[u8]> = STREAM.as_bytes().chunks(1).collect();
-        assert_eq!(watch("text/event-stream", &bytes), usage(7, 10, 17, 0));
-    }
-
-    #[test]
-    fn an_event_stream_is_complete_after_its_last_event_wherever_it_is_cut() {
-        for cut in 0..=STREAM.len() {
-            let mut watcher = UsageWatcher::for_content(Some("text/event-stream"), None);
-            let (a, b) = STREAM.as_bytes().split_at(cut);
-            watcher.push(a);
-            let there = a.trim_ascii_end().ends_with(b"[DONE]");
-            assert_eq!(watcher.complete(), there, "{cut} bytes seen");
-            watcher.push(b);
-            assert!(watcher.complete(), "cut at {cut}");
-        }
-        let mut json = UsageWatcher::for_content(Some("application/json"), None);
-        json.push(b"data: [DONE]");
-        assert!(!json.complete());
-    }
-
-    #[test]
-    fn responses_api_events_carry_usage_inside() {
-        let event = b"event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"object\":\"response\",\"usage\":{\"input_tokens\":5,\"output_tokens\":6,\"total_tokens\":11}}}\n\n";
-        assert_eq!(watch("text/event-stream", &[event]), usage(5, 6, 11, 0));
-    }
-
-    #[test]
-    fn a_stream_without_usage_reports_none_and_the_last_usage_counts() {
-        assert_eq!(
-            watch("text/event-stream", &[b"data: {}\n\ndata: [DONE]\n\n"]),
-            None
-        );
-        let two = b"data: {\"usage\":{\"total_tokens\":1}}\ndata: {\"usage\":{\"total_tokens\":2}}\ndata: {\"usage\":{\"total_tokens\":0}}";
-        assert_eq!(watch("text/event-stream", &[two]).map(|u| u.total), Some(2));
-    }
-
-    #[test]
-    fn an_overlong_line_is_skipped_and_the_next_one_is_read() {
-        let long = vec![b'x'; MAX_LINE + 10];
-        let next = b"\ndata: {\"usage\":{\"total_tokens\":3}}\n";
-        assert_eq!(
-            watch("text/event-stream", &[&long, b"y", next]).map(|u| u.total),
-            Some(3)
-        );
-    }
-
-    #[test]
-    fn encoded_or_foreign_bodies_are_not_looked_into() {
-        assert!(matches!(
-            UsageWatcher::for_content(Some("application/json"), Some("gzip")),
-            UsageWatcher::Blind
-        ));
-        assert!(matches!(
-            UsageWatcher::for_content(Some("audio/wav"), None),
-            UsageWatcher::Blind
-        ));
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_bodies_never_panic(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 0..5)) {
-            for kind in ["application/json", "text/event-stream"] {
-                let refs: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
-                let _ = watch(kind, &refs);
-            }
-        }
-    }
 }
