@@ -57,7 +57,7 @@ fuzz: ## Each fuzz target for a minute (SECONDS_PER_TARGET=60); needs nightly Ru
 	@$(CARGO) fuzz --version >/dev/null 2>&1 || { \
 	  echo "cargo-fuzz is not installed: cargo install cargo-fuzz, and rustup toolchain install nightly" >&2; exit 1; }
 	@set -e; for target in $$($(CARGO) +nightly fuzz list); do \
-	  echo "== $$target"; $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(SECONDS_PER_TARGET); done
+	  echo "== $$target"; $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(SECONDS_PER_TARGET) -rss_limit_mb=1024 -timeout=20; done
 
 docs: ## The documentation of the code, into target/doc
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --no-deps --document-private-items

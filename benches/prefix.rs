@@ -10,8 +10,8 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use endpoint_picker::model::request::Prompt;
-use endpoint_picker::prefix::{Holder, PrefixIndex, hash_blocks};
+use endpoint_picker::model::prompt::Prompt;
+use endpoint_picker::prefix::{BlockHasher, Holder, PrefixIndex};
 
 const PROMPT_BYTES: usize = 400_000;
 const BLOCK_BYTES: usize = 64;
@@ -27,7 +27,7 @@ fn holders(n: u32) -> Vec<Holder> {
 }
 
 fn hash(prompt: &Prompt, out: &mut Vec<u64>) {
-    hash_blocks("llama", "", prompt.slices(), BLOCK_BYTES, usize::MAX, out);
+    BlockHasher::new(1).blocks("llama", prompt, BLOCK_BYTES, usize::MAX, out);
 }
 
 fn hashes(bytes: usize, seed: u64) -> Vec<u64> {

@@ -4,4 +4,5 @@ pub mod clock;
 pub mod duration;
 pub mod file_watch;
 pub mod flags;
+pub mod json_escape;
 pub mod suggest;

@@ -1,5 +1,5 @@
 //! Header names of the protocol, and a list of headers as it came.
-//! Names: request.md §1 and §10.1. Both families are accepted, the newer (`x-llm-d-*`) wins (decision 14).
+//! Both families of names are accepted, the newer (`x-llm-d-*`) wins.
 
 use bytes::Bytes;
 
@@ -34,9 +34,8 @@ pub const TEST_SELECTION: &str = "test-epp-endpoint-selection";
 /// Conformance: the endpoint that served.
 pub const CONFORMANCE_SERVED: &str = "x-conformance-test-served-endpoint";
 
-/// Headers that clients must not bring to a model server through us; removed when present
-/// (decision 12).
-pub const SYSTEM_OWNED: [&str; 16] = [
+/// Headers that clients must not bring to a model server through us; removed when present.
+pub const SYSTEM_OWNED: [&str; 18] = [
     "x-llm-d-inference-fairness-id",
     "x-gateway-inference-fairness-id",
     "x-llm-d-inference-objective",
@@ -53,6 +52,8 @@ pub const SYSTEM_OWNED: [&str; 16] = [
     "x-llm-d-request-dropped-reason",
     "x-prefiller-host-port",
     "x-data-parallel-host-port",
+    "x-encoder-hosts-ports",
+    "x-kv-cache-source-host-port",
 ];
 
 /// One header: name as sent (proxies send lower case) and raw value.

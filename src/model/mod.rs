@@ -9,6 +9,7 @@ pub mod exchange;
 pub mod headers;
 pub mod metadata;
 pub mod objective;
+pub mod prompt;
 pub mod request;
 pub mod rewrite;
 pub mod sample;

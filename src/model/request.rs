@@ -1,12 +1,9 @@
 //! An inference request as scheduling sees it: no bytes of the wire protocol, no gRPC.
 
-use std::ops::Range;
-
-use bytes::Bytes;
-
 use super::headers::Headers;
+use super::prompt::Prompt;
 
-/// Which API a request speaks, chosen by its path (request.md §5).
+/// Which API a request speaks, chosen by its path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Api {
     /// `/v1/completions`, and any other path.
@@ -18,35 +15,6 @@ pub enum Api {
     Responses,
     /// `/v1/conversations`.
     Conversations,
-}
-
-/// The text that fills a model's prefix cache, as slices of the body in prompt order. JSON escapes are left as
-/// they came: only equality of prefixes matters.
-#[derive(Clone, Debug, Default)]
-pub struct Prompt {
-    /// The body the segments point into.
-    pub bytes: Bytes,
-    /// Byte ranges of `bytes`, in prompt order.
-    pub segments: Vec<Range<usize>>,
-    /// Separates the caches of tenants; empty when absent.
-    pub cache_salt: String,
-}
-
-impl Prompt {
-    /// The slices in prompt order.
-    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        self.segments.iter().filter_map(|r| self.bytes.get(r.clone()))
-    }
-
-    /// Total bytes of the segments.
-    pub fn len(&self) -> usize {
-        self.segments.iter().map(ExactSizeIterator::len).sum()
-    }
-
-    /// Whether there is no prompt text.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 /// A request with its place in the pool's order resolved.

@@ -19,7 +19,7 @@ pub const MAX_SLOTS: usize = 16_384;
 /// Endpoints per table word.
 const GROUP: usize = 64;
 const GROUPS: usize = MAX_SLOTS / GROUP;
-/// Records that wait for the holder of the lock; beyond, the newest is dropped and counted.
+/// Records that wait for the holder of the lock; beyond, the newest is dropped.
 const QUEUE: usize = 256;
 /// Queued records one caller applies at most before it goes on with its own business.
 const HELP: usize = 32;
@@ -41,7 +41,6 @@ pub struct PrefixIndex {
     inner: Mutex<Inner>,
     sender: SyncSender<Record>,
     queued: AtomicUsize,
-    dropped: AtomicU64,
     blocks: AtomicUsize,
 }
 
@@ -98,7 +97,6 @@ impl PrefixIndex {
             inner: Mutex::new(Inner { writer, queue }),
             sender,
             queued: AtomicUsize::new(0),
-            dropped: AtomicU64::new(0),
             blocks: AtomicUsize::new(0),
         }
     }
@@ -172,17 +170,19 @@ impl PrefixIndex {
     }
 
     /// Notes that `holder` was sent the chain `hashes`; `capacity` is how many blocks it keeps, fixed by its
-    /// first record. Never waits: at worst the record is queued, or dropped and counted when the queue is full.
-    pub fn record(&self, holder: Holder, capacity: usize, hashes: &[u64]) {
+    /// first record. Never waits: at worst the record is queued, or dropped when the queue is full. False when it
+    /// was dropped.
+    pub fn record(&self, holder: Holder, capacity: usize, hashes: &[u64]) -> bool {
         if hashes.is_empty() {
-            return;
+            return true;
         }
+        let mut taken = true;
         if let Some(mut inner) = self.inner.try_lock() {
             self.apply_queued(&mut inner, HELP);
             inner.writer.record(holder, capacity, hashes);
             self.unlock(inner);
         } else {
-            self.enqueue(Record {
+            taken = self.enqueue(Record {
                 holder,
                 capacity,
                 hashes: hashes.into(),
@@ -199,14 +199,17 @@ impl PrefixIndex {
             self.apply_queued(&mut inner, HELP);
             self.unlock(inner);
         }
+        taken
     }
 
-    fn enqueue(&self, record: Record) {
+    /// Queues a record; false when the queue is full.
+    fn enqueue(&self, record: Record) -> bool {
         self.queued.fetch_add(1, SeqCst);
-        if self.sender.try_send(record).is_err() {
+        let queued = self.sender.try_send(record).is_ok();
+        if !queued {
             self.queued.fetch_sub(1, SeqCst);
-            self.dropped.fetch_add(1, Relaxed);
         }
+        queued
     }
 
     fn apply_queued(&self, inner: &mut Inner, limit: usize) {
@@ -237,11 +240,6 @@ impl PrefixIndex {
     /// Blocks held, all endpoints together.
     pub fn blocks(&self) -> usize {
         self.blocks.load(Relaxed)
-    }
-
-    /// Records lost because the queue was full.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Relaxed)
     }
 }
 

@@ -1,6 +1,6 @@
 //! F3: prompt-prefix hashing and the index of which endpoint holds which leading blocks.
 //!
-//! A prompt is cut into blocks and hashed as a chain ([`hash_blocks`]), so that a block's hash stands for
+//! A prompt is cut into blocks and hashed as a chain ([`BlockHasher`]), so that a block's hash stands for
 //! everything up to it. The [`PrefixIndex`] remembers, per endpoint, the chains it was sent lately, and answers
 //! for all endpoints at once how many leading blocks of a new prompt each has seen.
 
@@ -9,5 +9,5 @@ mod index;
 mod table;
 mod writer;
 
-pub use hash::hash_blocks;
+pub use hash::BlockHasher;
 pub use index::{Holder, MAX_SLOTS, PrefixIndex};

@@ -21,7 +21,7 @@ use crate::scheduling::{PluginTimers, Scheduler};
 use crate::telemetry::logging::{request_scope, verbose};
 use crate::telemetry::metrics::{Metrics, PluginTimer};
 use crate::telemetry::spans::{ExchangeSpan, Tracer};
-use crate::wire::openai;
+use crate::wire::openai::{self, JsonError};
 
 use super::draw;
 use super::engaged::Engaged;
@@ -243,14 +243,16 @@ impl Director {
             .iter()
             .find_map(|n| request_headers.get(n).filter(|p| !p.is_empty()));
         let api = openai::api_of_path(path.unwrap_or("/v1/completions"));
-        let parsed = openai::parse(&bytes, api)
-            .map_err(|_| RequestError::new(Code::BadRequest, "Error unmarshaling request body"))?;
-        let (incoming_model, place) = parsed
+        let parsed = openai::parse(&bytes, api).map_err(unreadable)?;
+        let openai::Model {
+            name: incoming_model,
+            places,
+        } = parsed
             .model
-            .ok_or_else(|| RequestError::new(Code::BadRequest, "model not found in request body"))?;
+            .map_err(|e| RequestError::new(Code::BadRequest, e.to_string()))?;
         let seed = draw::seed();
-        let target_model = self.target_model(&incoming_model, &request_headers, seed);
-        let changed = target_model != incoming_model;
+        let target_model = self.target_model(&incoming_model, &request_headers, seed)?;
+        let changed = target_model != incoming_model || places.ambiguous();
         picked.incoming_model.clone_from(&incoming_model);
         picked.target_model.clone_from(&target_model);
         let prompt = parsed.prompt.map_err(|text| {
@@ -281,7 +283,7 @@ impl Director {
         trace::request(span, &request, named.as_deref());
         let mut routed = self.schedule(&request, metadata, (generated, seed), (picked, engaged), span)?;
         if changed {
-            routed.body = openai::splice_model(&bytes, place, &request.target_model).to_vec();
+            routed.body = openai::splice_model(&bytes, &places, &request.target_model);
             routed.body_changed = true;
         } else {
             routed.body = body.chunks().to_vec();
@@ -295,17 +297,26 @@ impl Director {
     }
 
     /// The client's choice by header, or its model; a rewrite rule overrides both.
-    fn target_model(&self, incoming: &str, request: &Headers, seed: u64) -> String {
+    fn target_model(&self, incoming: &str, request: &Headers, seed: u64) -> Result<String, RequestError> {
         let rewrites = self.datastore.rewrites();
         let Some(hit) = rewrites.find(incoming) else {
             let chosen = request
                 .first_of(&headers::MODEL_REWRITE)
                 .filter(|m| !m.is_empty());
-            return chosen.unwrap_or(incoming).to_owned();
+            let chosen = chosen.unwrap_or(incoming);
+            if chosen.len() > openai::MAX_MODEL_BYTES {
+                let text = format!(
+                    "model name in header {} is longer than {} bytes",
+                    headers::MODEL_REWRITE[0],
+                    openai::MAX_MODEL_BYTES
+                );
+                return Err(RequestError::new(Code::BadRequest, text));
+            }
+            return Ok(chosen.to_owned());
         };
         let target = hit.choose(|n| draw::rewrite(seed, n));
         self.metrics.rewritten(hit.name, incoming, target);
-        target.to_owned()
+        Ok(target.to_owned())
     }
 
     fn schedule(
@@ -448,6 +459,14 @@ impl Director {
             _ => &fleet.endpoints,
         }
     }
+}
+
+fn unreadable(error: JsonError) -> RequestError {
+    let text = match error {
+        JsonError::Malformed => "Error unmarshaling request body".to_owned(),
+        _ => format!("Error unmarshaling request body: {error}"),
+    };
+    RequestError::new(Code::BadRequest, text)
 }
 
 fn no_candidates() -> RequestError {

@@ -145,6 +145,13 @@ impl Exchange {
         let status = response.get(":status").or_else(|| response.get("status"));
         if status.is_some_and(|s| !s.starts_with(['1', '2', '3'])) {
             self.error.get_or_insert(MODEL_SERVER_ERROR);
+        } else if let Some(models) = self
+            .models
+            .as_ref()
+            .filter(|_| status.is_some_and(|s| s.starts_with('2')))
+        {
+            let (model, target) = (&self.picked.incoming_model, &self.picked.target_model);
+            self.director.metrics.served(model, target, models);
         }
         if let Some(status) = status.and_then(|s| s.parse::<i64>().ok()) {
             self.span.set(names::STATUS, || status);

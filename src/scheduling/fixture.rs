@@ -10,7 +10,8 @@ use bytes::Bytes;
 use crate::base::clock::Clock;
 use crate::model::endpoint::{Endpoint, EndpointSpec};
 use crate::model::endpoint_list::EndpointList;
-use crate::model::request::{InferenceRequest, Prompt};
+use crate::model::prompt::Prompt;
+use crate::model::request::InferenceRequest;
 use crate::model::sample::Signals;
 use crate::plugin::{Context, Cycle, Params, PluginType, PrefixState, Roles, Scorer};
 use crate::telemetry::metrics::Metrics;
@@ -50,7 +51,7 @@ impl Fixture {
         self.request.prompt = Prompt {
             bytes: Bytes::copy_from_slice(prompt),
             segments: std::iter::once(0..prompt.len()).collect(),
-            cache_salt: String::new(),
+            cache_salt: 0..0,
         };
         self
     }

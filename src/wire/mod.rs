@@ -2,6 +2,7 @@
 
 pub mod ext_proc;
 pub mod grpc;
+pub mod json;
 pub mod openai;
 pub mod prom_text;
 pub mod prometheus;

@@ -61,8 +61,7 @@ fn quality(range: &str) -> f32 {
         .unwrap_or(1.0)
 }
 
-/// OpenMetrics text as Prometheus text 0.0.4: counters are declared under the name their samples have, help
-/// texts lose the full stop the library appends, units, exemplars and the end mark go, and numbers look as Go
+/// OpenMetrics text as Prometheus text 0.0.4: counters are declared under the name their samples have, units, exemplars and the end mark go, and numbers look as Go
 /// prints them, because `le="1"` and `le="1.0"` are two series to an older Prometheus.
 pub fn prometheus(openmetrics: &str) -> String {
     let mut out = String::with_capacity(openmetrics.len());
@@ -91,7 +90,6 @@ fn declare(out: &mut String, family: &str, kind: &str, help: Option<(&str, &str)
         other => ("", other),
     };
     if let Some((_, text)) = help.filter(|(name, _)| *name == family) {
-        let text = text.strip_suffix('.').unwrap_or(text);
         // Inside a help text the older format escapes the backslash and the line feed, not the quote.
         let text = text.replace("\\\"", "\"");
         let _ = writeln!(out, "# HELP {family}{suffix} {text}");
@@ -213,7 +211,7 @@ mod tests {
             "# TYPE c unknown\nc 2.0\n# TYPE d info\nd_info{v=\"1\"} 1\n# EOF\n",
         );
         let want = concat!(
-            "# HELP a_requests_total Requests made\n# TYPE a_requests_total counter\n",
+            "# HELP a_requests_total Requests made.\n# TYPE a_requests_total counter\n",
             "a_requests_total{m=\"x } y\",n=\"q\\\"{le=\\\"\"} 3\n",
             "# HELP b_seconds Time\n# TYPE b_seconds histogram\n",
             "b_seconds_sum 1.5\nb_seconds_count 2\n",

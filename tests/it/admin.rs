@@ -225,7 +225,6 @@ fn everything() -> Arc<Metrics> {
         .observe(Duration::from_micros(1));
     metrics.rewritten("r", "m", "t");
     metrics.prefix_match(3, 4, 192);
-    metrics.prefix_index_size(7);
     metrics.pool("p", 2, Some(0.5), Some(1.5));
     metrics.endpoint_queues("p", || vec![("a-rank-0".into(), 4), ("b-rank-0".into(), 0)]);
     metrics.build_info("c0ffee", "main");
@@ -289,8 +288,10 @@ async fn the_page_is_well_formed() {
     assert!(
         page.lines()
             .filter(|l| l.starts_with("# HELP "))
-            .all(|l| !l.ends_with('.'))
+            .all(|l| l.ends_with('.') && !l.ends_with(".."))
     );
+    let reference = "# HELP inference_objective_request_total [ALPHA] Counter of inference objective requests broken out for each model and target model.";
+    assert!(page.lines().any(|l| l == reference), "{page}");
     // Buckets of one series, in order: they never fall, and the last is `+Inf` and equals the count.
     let mut buckets: BTreeMap<String, Vec<(String, u64)>> = BTreeMap::new();
     for line in page.lines().filter(|l| l.contains("_bucket{le=")) {

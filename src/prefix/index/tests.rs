@@ -6,12 +6,18 @@ use std::sync::atomic::AtomicBool;
 use proptest::prelude::*;
 
 use super::*;
-use crate::prefix::hash_blocks;
+use crate::model::prompt::Prompt;
+use crate::prefix::BlockHasher;
 
 /// The chain of `text`, a block per byte.
 fn chain(text: &[u8]) -> Vec<u64> {
     let mut out = Vec::new();
-    hash_blocks("m", "", std::iter::once(text), 1, usize::MAX, &mut out);
+    let prompt = Prompt {
+        bytes: bytes::Bytes::copy_from_slice(text),
+        segments: std::iter::once(0..text.len()).collect(),
+        cache_salt: 0..0,
+    };
+    BlockHasher::new(0).blocks("m", &prompt, 1, usize::MAX, &mut out);
     out
 }
 
@@ -173,14 +179,13 @@ proptest! {
 }
 
 #[test]
-fn a_full_queue_drops_and_counts_and_what_was_queued_is_applied_later() {
+fn a_full_queue_drops_and_says_so_and_what_was_queued_is_applied_later() {
     let index = PrefixIndex::new();
     let a = holder(0, 1);
     let held = index.inner.lock();
-    for i in 0..QUEUE + 3 {
-        index.record(a, 10_000, &chain(&i.to_le_bytes()[..2]));
-    }
-    assert_eq!((index.dropped(), index.queued.load(SeqCst)), (3, QUEUE));
+    let record = |i: &usize| index.record(a, 10_000, &chain(&i.to_le_bytes()[..2]));
+    let taken = (0..QUEUE + 3).filter(record).count();
+    assert_eq!((taken, index.queued.load(SeqCst)), (QUEUE, QUEUE));
     drop(held);
     index.remove(holder(9, 1));
     assert_eq!(index.queued.load(SeqCst), 0);

@@ -1,5 +1,5 @@
 //! `prefix-cache-scorer`: prefers endpoints that were sent the same beginning lately, and so have it in their
-//! KV cache (plugins.md §3.4). Approximate: it remembers what was sent, not what the engine kept.
+//! KV cache. Approximate: it remembers what was sent, not what the engine kept.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use crate::plugin::{
     Cycle, Decision, EndpointObserver, Mutation, ParamDoc, Params, ParamsError, PluginType, PreRequest,
     PrefixKey, PrefixMatch, ProfileDecision, Roles, Scorer,
 };
-use crate::prefix::{Holder, PrefixIndex, hash_blocks};
-use crate::telemetry::metrics::Metrics;
+use crate::prefix::{BlockHasher, Holder, PrefixIndex};
+use crate::telemetry::metrics::{Metrics, PrefixIndexGauge};
 
 /// Registration.
 pub const TYPE: PluginType = PluginType {
@@ -23,7 +23,9 @@ pub const TYPE: PluginType = PluginType {
         let plugin = Arc::new(PrefixCache {
             name: context.name.clone(),
             settings: Settings::new(params)?,
+            hasher: BlockHasher::new(rand::random()),
             index: PrefixIndex::new(),
+            size: context.metrics.prefix_index(),
             metrics: context.metrics.clone(),
         });
         Ok(Roles {
@@ -141,7 +143,9 @@ impl Settings {
 pub struct PrefixCache {
     name: Arc<str>,
     settings: Settings,
+    hasher: BlockHasher,
     index: PrefixIndex,
+    size: Arc<PrefixIndexGauge>,
     metrics: Arc<Metrics>,
 }
 
@@ -167,10 +171,9 @@ impl Scorer for PrefixCache {
 impl PrefixCache {
     fn look_up(&self, cycle: &Cycle<'_>, key: PrefixKey, found: &mut PrefixMatch) {
         let request = cycle.request;
-        hash_blocks(
+        self.hasher.blocks(
             &request.target_model,
-            &request.prompt.cache_salt,
-            request.prompt.slices(),
+            &request.prompt,
             key.block_bytes,
             key.max_blocks,
             &mut found.hashes,
@@ -184,11 +187,13 @@ impl PrefixCache {
     fn record(&self, cycle: &Cycle<'_>, target: u32, hashes: &[u64]) {
         let (endpoint, signals) = (&cycle.endpoints[target as usize], &cycle.signals[target as usize]);
         let capacity = self.settings.tuned(signals.num_blocks, self.settings.capacity);
-        self.index.record(holder(endpoint), capacity, hashes);
+        if !self.index.record(holder(endpoint), capacity, hashes) {
+            self.metrics.prefix_updates_dropped(1);
+        }
     }
 
     fn report_size(&self) {
-        self.metrics.prefix_index_size(self.index.blocks() as u64);
+        self.size.set(self.index.blocks() as u64);
     }
 }
 
@@ -365,6 +370,10 @@ mod tests {
                 settings(true, 64, 9, 7),
             ),
             (
+                r#"{"maxprefixblockstomatch": 64, "AUTOTUNE": false}"#,
+                settings(false, 16, 64, 31_250),
+            ),
+            (
                 r#"{"maxPrefixBlocksToMatch": -1, "lruCapacityPerServer": 0}"#,
                 settings(true, 16, 256, 31_250),
             ),
@@ -374,7 +383,12 @@ mod tests {
         for (json, error) in [
             (r#"{"blockSize": 256}"#, "set blockSizeTokens, e.g. 64"),
             (r#"{"blockSizeTokens": -1}"#, "must not be negative"),
-            (r#"{"blocksize": 1}"#, "did you mean \"blockSize\"?"),
+            (r#"{"blocksiz": 1}"#, "did you mean \"blockSize\"?"),
+            (r#"{"BlockSize": 64}"#, "set blockSizeTokens, e.g. 16"),
+            (
+                r#"{"autoTune": true, "autotune": false}"#,
+                "\"autoTune\" is given twice",
+            ),
             (r#"{"autoTune": 1}"#, "expected a boolean"),
         ] {
             let said = Settings::new(&params(json)).unwrap_err().to_string();

@@ -79,8 +79,7 @@ struct Page {
 
 impl Page {
     fn declare(&mut self, name: &str, kind: &str, help: &str) {
-        // The full stop at the end is taken off where the older format is wanted.
-        let _ = writeln!(self.out, "# HELP vllm:{name} {help}.\n# TYPE vllm:{name} {kind}");
+        let _ = writeln!(self.out, "# HELP vllm:{name} {help}\n# TYPE vllm:{name} {kind}");
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: f64) {

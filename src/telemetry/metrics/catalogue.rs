@@ -12,7 +12,7 @@ pub struct Spec {
     pub kind: MetricType,
     /// Names of its labels, in order.
     pub labels: &'static [&'static str],
-    /// Help text, without a full stop at its end.
+    /// Help text; the reference's where it has the metric.
     pub help: &'static str,
 }
 
@@ -63,62 +63,64 @@ macro_rules! catalogue {
 
 catalogue! {
     REQUESTS = counter("inference_objective_request_total", &MODEL,
-        "[ALPHA] Requests accepted and scheduled, by model asked for and model sent");
+        "[ALPHA] Counter of inference objective requests broken out for each model and target model.");
     REQUEST_ERRORS = counter("inference_objective_request_error_total",
         &["model_name", "target_model_name", "error_code"],
-        "[ALPHA] Requests that ended in an error, by model and error code");
+        "[ALPHA] Counter of inference objective requests errors broken out for each model and target model.");
     REQUEST_SECONDS = histogram("inference_objective_request_duration_seconds", &MODEL,
-        "[ALPHA] Seconds from the request's headers to the end of the response");
+        "[ALPHA] Inference objective response latency distribution in seconds for each model and target model.");
     REQUEST_BYTES = histogram("inference_objective_request_sizes", &MODEL,
-        "[ALPHA] Bytes of request bodies as forwarded");
+        "[ALPHA] Inference objective requests size distribution in bytes for each model and target model.");
     RESPONSE_BYTES = histogram("inference_objective_response_sizes", &MODEL,
-        "[ALPHA] Bytes of response bodies");
+        "[ALPHA] Inference objective responses size distribution in bytes for each model and target model.");
     INPUT_TOKENS = histogram("inference_objective_input_tokens", &MODEL,
-        "[ALPHA] Prompt tokens a request used, as the model server counted them");
+        "[ALPHA] Inference objective input token count distribution for requests in each model.");
     OUTPUT_TOKENS = histogram("inference_objective_output_tokens", &MODEL,
-        "[ALPHA] Tokens a request was answered with, as the model server counted them");
+        "[ALPHA] Inference objective output token count distribution for requests in each model.");
     CACHED_TOKENS = histogram("inference_objective_prompt_cached_tokens", &MODEL,
-        "[ALPHA] Prompt tokens the model server took from its prefix cache");
+        "[ALPHA] Inference objective prompt cached token count distribution for requests in each model.");
     RUNNING = gauge("inference_objective_running_requests", &["model_name"],
-        "[ALPHA] Requests sent to a model server and not yet ended");
+        "[ALPHA] Inference objective number of running requests in each model.");
     SECONDS_PER_TOKEN = histogram("inference_objective_normalized_time_per_output_token_seconds", &MODEL,
-        "[ALPHA] Seconds of a streamed request divided by its output tokens");
+        "[ALPHA] Inference objective latency divided by number of output tokens in seconds for each model and target model.");
 
     POOL_KV = gauge("inference_pool_average_kv_cache_utilization", &["name"],
-        "[ALPHA] Mean KV cache utilization over the endpoints with fresh metrics, 0 to 1");
+        "[ALPHA] The average kv cache utilization for an inference server pool.");
     POOL_QUEUE = gauge("inference_pool_average_queue_size", &["name"],
-        "[ALPHA] Mean number of waiting requests over the endpoints with fresh metrics");
+        "[ALPHA] The average number of requests pending in the model server queue.");
     POOL_READY = gauge("inference_pool_ready_pods", &["name"],
-        "[ALPHA] Endpoints of the pool with fresh metrics");
+        "[ALPHA] The number of ready pods in the inference server pool.");
     POD_QUEUE = gauge("inference_pool_per_pod_queue_size", &["name", "model_server_pod"],
-        "[ALPHA] Waiting requests of every endpoint, stale ones included");
+        "[ALPHA] The total number of requests pending in the model server queue for each underlying pod.");
 
     SCHEDULING_SECONDS = histogram("inference_extension_scheduler_e2e_duration_seconds", &[],
-        "[ALPHA] Seconds of one scheduling decision");
+        "[ALPHA] End-to-end scheduling latency distribution in seconds.");
     SCHEDULING_ATTEMPTS = counter("inference_extension_scheduler_attempts_total", &["status"],
-        "[ALPHA] Scheduling decisions, by success and failure");
+        "[ALPHA] Total number of scheduling attempts.");
     PLUGIN_SECONDS = histogram("inference_extension_plugin_duration_seconds", &PLUGIN,
-        "[ALPHA] Seconds of one run of a plugin at an extension point");
+        "[ALPHA] Plugin processing latency distribution in seconds for each extension point, plugin type and plugin name.");
     PREFIX_SIZE = gauge("inference_extension_prefix_indexer_size", &[],
-        "[ALPHA] Entries in the prefix index, all endpoints together");
+        "[ALPHA] Size of the prefix indexer.");
+    PREFIX_DROPPED = counter("inference_extension_prefix_indexer_dropped_updates_total", &[],
+        "[ALPHA] Updates of the prefix index that were dropped because too many waited.");
     PREFIX_HIT_RATIO = histogram("inference_extension_prefix_indexer_hit_ratio", &[],
-        "[ALPHA] Share of a prompt's blocks found in the prefix index");
+        "[ALPHA] Ratio of prefix length matched to total prefix length in the cache lookup.");
     PREFIX_HIT_BYTES = histogram("inference_extension_prefix_indexer_hit_bytes", &[],
-        "[ALPHA] Bytes of a prompt found in the prefix index");
+        "[ALPHA] Length of the prefix match in number of bytes in the cache lookup.");
     INFO = gauge("inference_extension_info", &["commit", "build_ref"],
-        "[ALPHA] Always 1, labelled with the build that runs");
+        "[ALPHA] General information of the current build of Inference Extension.");
     REWRITES = counter("inference_extension_model_rewrite_decisions_total", &REWRITE,
-        "[ALPHA] Model names replaced by a rewrite rule");
+        "[ALPHA] Total number of inference model rewrite decisions.");
     CONFIG_INFO = gauge("inference_extension_config_info", &["hash"],
-        "[ALPHA] Always 1, labelled with the hash of the configuration in force");
+        "[ALPHA] Always 1, labelled with the hash of the configuration in force.");
     CONFIG_RELOAD_GOOD = gauge("inference_extension_config_last_reload_successful", &[],
-        "[ALPHA] 1 when the configuration file was accepted as it is, 0 while its last change is refused");
+        "[ALPHA] 1 when the configuration file was accepted as it is, 0 while its last change is refused.");
     CONFIG_RELOAD_TIME = gauge("inference_extension_config_last_reload_success_timestamp_seconds", &[],
-        "[ALPHA] When a configuration was last accepted, in seconds since the Unix epoch");
+        "[ALPHA] When a configuration was last accepted, in seconds since the Unix epoch.");
     CERTIFICATE_RELOADS = counter("inference_extension_certificate_reloads_total", &["result"],
-        "[ALPHA] Changes of the certificate files while running, by success and failure");
+        "[ALPHA] Changes of the certificate files while running, by success and failure.");
     TRACE_SPANS = counter("inference_extension_trace_spans_total", &["result"],
-        "[ALPHA] Ended spans: exported to the collector, dropped because the queue was full, or failed to be sent");
+        "[ALPHA] Ended spans: exported to the collector, dropped because the queue was full, or failed to be sent.");
 
     CONNECTIONS = gauge("inference_extension_connections", &["port"],
         "[ALPHA] Open connections of the ext_proc, health and metrics ports");
@@ -126,21 +128,21 @@ catalogue! {
         "[ALPHA] Connections that failed: handshake, silent, protocol, io, evicted for a newer one, or refused");
 
     PROCESS_CPU = counter("process_cpu_seconds_total", &[],
-        "Seconds of CPU the process used, user and system");
+        "Total user and system CPU time spent in seconds.");
     PROCESS_RESIDENT = gauge("process_resident_memory_bytes", &[],
-        "Resident memory of the process in bytes");
+        "Resident memory size in bytes.");
     PROCESS_VIRTUAL = gauge("process_virtual_memory_bytes", &[],
-        "Virtual memory of the process in bytes");
+        "Virtual memory size in bytes.");
     PROCESS_VIRTUAL_MAX = gauge("process_virtual_memory_max_bytes", &[],
-        "Limit of virtual memory in bytes, -1 without a limit");
+        "Maximum amount of virtual memory available in bytes.");
     PROCESS_OPEN_FDS = gauge("process_open_fds", &[],
-        "Open file descriptors");
+        "Number of open file descriptors.");
     PROCESS_MAX_FDS = gauge("process_max_fds", &[],
-        "Limit of open file descriptors");
+        "Maximum number of open file descriptors.");
     PROCESS_START = gauge("process_start_time_seconds", &[],
-        "Start of the process in seconds since the Unix epoch");
+        "Start time of the process since unix epoch in seconds.");
     PROCESS_RECEIVED = counter("process_network_receive_bytes_total", &[],
-        "Bytes received over the network, of all processes of the network namespace");
+        "Number of bytes received by the process over the network.");
     PROCESS_SENT = counter("process_network_transmit_bytes_total", &[],
-        "Bytes sent over the network, of all processes of the network namespace");
+        "Number of bytes sent by the process over the network.");
 }

@@ -3,12 +3,17 @@
 //!
 //! The library's `Family` is a locked map that a scrape holds while it writes the page, and it has no cap: a
 //! client that makes up model names could grow it without end.
+//!
+//! A full family makes room by forgetting series that nobody holds and that were not asked for in [`IDLE`]. A
+//! series never goes backwards: one that was forgotten and comes back is a new one, from zero.
 
 use std::borrow::{Borrow, Cow};
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -22,66 +27,203 @@ pub const OVERFLOW: &str = "other";
 /// Longest label value in bytes; longer ones are cut at a character.
 pub const MAX_LABEL_BYTES: usize = 128;
 
+/// A series that was not asked for in this time is forgotten when a full family needs room.
+pub const IDLE: Duration = Duration::from_secs(600);
+
+/// Bytes of a line of the page beside its label values, about.
+const LINE_BYTES: usize = 80;
+
 type Labels<const N: usize> = [Arc<str>; N];
 
 /// Label values with their names, as the encoder takes them.
 pub type Named<const N: usize> = [(&'static str, Arc<str>); N];
 
-type Series<const N: usize, M> = HashMap<Key<N>, Arc<M>>;
+type Series<const N: usize, M> = HashMap<Key<N>, Arc<Slot<M>>>;
+
+/// How large a family may become.
+#[derive(Clone, Copy, Debug)]
+pub struct Cap {
+    /// Series at most.
+    pub series: usize,
+    /// Bytes of the page at most, about.
+    pub page: usize,
+    /// Lines of the page a series takes at most.
+    pub lines: usize,
+}
+
+impl Default for Cap {
+    fn default() -> Self {
+        Cap {
+            series: MAX_SERIES,
+            page: usize::MAX,
+            lines: 1,
+        }
+    }
+}
 
 /// All series of one label set.
 pub struct Family<const N: usize, M> {
     names: [&'static str; N],
     make: fn(&Labels<N>) -> M,
+    cap: Cap,
     series: ArcSwap<Series<N, M>>,
-    /// Held by whoever adds a series: two that add at once must see each other.
-    adding: Mutex<()>,
+    /// Held by whoever changes the set of series: two that change it at once must see each other.
+    changing: Mutex<Changing>,
+}
+
+struct Slot<M> {
+    series: Arc<M>,
+    /// Asked for since the last sweep.
+    used: AtomicBool,
+    /// Bytes of the page it takes at most, about.
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct Changing {
+    /// Bytes of the page all series take.
+    bytes: usize,
+    swept: Option<Instant>,
 }
 
 impl<const N: usize, M> Family<N, M> {
     /// An empty family with these label names; `make` makes a series on first use.
     pub fn new(names: [&'static str; N], make: fn(&Labels<N>) -> M) -> Self {
+        Self::capped(names, Cap::default(), make)
+    }
+
+    /// The same with another cap.
+    pub fn capped(names: [&'static str; N], cap: Cap, make: fn(&Labels<N>) -> M) -> Self {
         Family {
             names,
             make,
+            cap,
             series: ArcSwap::default(),
-            adding: Mutex::new(()),
+            changing: Mutex::default(),
         }
     }
 
     /// The series of these values, made on first use, or the overflow series when the family is full.
     pub fn get(&self, values: [&str; N]) -> Arc<M> {
-        let values = values.map(clean);
-        let values = values.each_ref().map(|v| v.as_ref());
-        let now = self.series.load();
-        if let Some(known) = find(&now, values) {
-            return known;
-        }
-        if now.len() >= MAX_SERIES
-            && let Some(overflow) = find(&now, [OVERFLOW; N])
-        {
-            return overflow;
-        }
-        self.add(values)
+        let known = self.find(values).or_else(|| self.claim(values, Instant::now()));
+        known.unwrap_or_else(|| self.overflow())
     }
 
-    fn add(&self, values: [&str; N]) -> Arc<M> {
-        let _one_at_a_time = self.adding.lock();
+    /// The series that takes what has none of its own.
+    pub fn overflow(&self) -> Arc<M> {
+        let values = [OVERFLOW; N];
+        self.find(values)
+            .unwrap_or_else(|| self.add(values, None, &mut self.changing.lock()))
+    }
+
+    /// The series of these values, where there is one.
+    pub fn find(&self, values: [&str; N]) -> Option<Arc<M>> {
+        let values = values.map(clean);
+        let slot = find(&self.series.load(), values.each_ref().map(|v| v.as_ref()))?;
+        if !slot.used.load(Ordering::Relaxed) {
+            slot.used.store(true, Ordering::Relaxed);
+        }
+        Some(slot.series.clone())
+    }
+
+    /// The series of these values, made on first use; `None` when the family is full `now`.
+    pub fn claim(&self, values: [&str; N], now: Instant) -> Option<Arc<M>> {
+        self.admit(values, None, now)
+    }
+
+    /// Takes `series`, which another family made, under these values. False when the family is full `now`.
+    pub fn adopt(&self, values: [&str; N], series: Arc<M>, now: Instant) -> bool {
+        self.admit(values, Some(series), now).is_some()
+    }
+
+    fn admit(&self, values: [&str; N], series: Option<Arc<M>>, now: Instant) -> Option<Arc<M>> {
+        let values = values.map(clean);
+        let values = values.each_ref().map(|v| v.as_ref());
+        let mut changing = self.changing.lock();
+        if let Some(known) = find(&self.series.load(), values) {
+            return Some(known.series.clone());
+        }
+        if self.full(&changing, values) {
+            self.sweep(&mut changing, now);
+            if self.full(&changing, values) {
+                return None;
+            }
+        }
+        Some(self.add(values, series, &mut changing))
+    }
+
+    fn full(&self, changing: &Changing, values: [&str; N]) -> bool {
+        self.series.load().len() >= self.cap.series
+            || changing.bytes.saturating_add(self.bytes(values)) > self.cap.page
+    }
+
+    fn add(&self, values: [&str; N], series: Option<Arc<M>>, changing: &mut Changing) -> Arc<M> {
         let now = self.series.load_full();
-        let values = if now.len() < MAX_SERIES {
-            values
-        } else {
-            [OVERFLOW; N]
-        };
         if let Some(known) = find(&now, values) {
-            return known;
+            return known.series.clone();
         }
         let labels = values.map(Arc::<str>::from);
-        let made = Arc::new((self.make)(&labels));
+        let series = series.unwrap_or_else(|| Arc::new((self.make)(&labels)));
+        let bytes = self.bytes(values);
+        changing.bytes += bytes;
+        let slot = Slot {
+            series: series.clone(),
+            used: AtomicBool::new(true),
+            bytes,
+        };
         let mut next = Series::clone(&now);
-        next.insert(Key(labels), made.clone());
+        next.insert(Key(labels), Arc::new(slot));
         self.series.store(Arc::new(next));
-        made
+        series
+    }
+
+    /// Forgets the series of these values.
+    pub fn remove(&self, values: [&str; N]) {
+        let values = values.map(clean);
+        let values = values.each_ref().map(|v| v.as_ref());
+        self.retain(&mut self.changing.lock(), |key, _| {
+            (0..N).any(|i| key.value(i) != values[i])
+        });
+    }
+
+    /// Forgets what nobody holds and nobody asked for since the last sweep, if that was [`IDLE`] ago.
+    fn sweep(&self, changing: &mut Changing, now: Instant) {
+        let due = changing
+            .swept
+            .is_none_or(|then| now.saturating_duration_since(then) >= IDLE);
+        if !due {
+            return;
+        }
+        if changing.swept.replace(now).is_some() {
+            self.retain(changing, |key, slot| {
+                slot.used.load(Ordering::Relaxed)
+                    || Arc::strong_count(&slot.series) > 1
+                    || key.0.iter().all(|value| **value == *OVERFLOW)
+            });
+        }
+        for slot in self.series.load().values() {
+            slot.used.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn retain(&self, changing: &mut Changing, keep: impl Fn(&Key<N>, &Slot<M>) -> bool) {
+        let mut next = Series::clone(&self.series.load_full());
+        next.retain(|key, slot| {
+            let kept = keep(key, slot);
+            if !kept {
+                changing.bytes -= slot.bytes;
+            }
+            kept
+        });
+        self.series.store(Arc::new(next));
+    }
+
+    /// Bytes of the page a series of these values takes at most, about.
+    fn bytes(&self, values: [&str; N]) -> usize {
+        // Quotes and backslashes are escaped on the page.
+        let escaped = |v: &str| v.len() + v.bytes().filter(|b| matches!(b, b'"' | b'\\')).count();
+        let labels: usize = values.iter().map(|v| escaped(v)).sum();
+        self.cap.lines * (LINE_BYTES + labels)
     }
 
     /// Every series with its labels as name and value, ordered by values.
@@ -90,9 +232,9 @@ impl<const N: usize, M> Family<N, M> {
         let mut all: Vec<_> = now.iter().collect();
         all.sort_by(|a, b| a.0.0.cmp(&b.0.0));
         all.into_iter()
-            .map(|(key, series)| {
+            .map(|(key, slot)| {
                 let labels = std::array::from_fn(|i| (self.names[i], key.0[i].clone()));
-                (labels, series.clone())
+                (labels, slot.series.clone())
             })
             .collect()
     }
@@ -107,7 +249,7 @@ impl<const N: usize, M> fmt::Debug for Family<N, M> {
     }
 }
 
-fn find<const N: usize, M>(series: &Series<N, M>, values: [&str; N]) -> Option<Arc<M>> {
+fn find<const N: usize, M>(series: &Series<N, M>, values: [&str; N]) -> Option<Arc<Slot<M>>> {
     series.get(&values as &dyn Values).cloned()
 }
 
@@ -214,6 +356,61 @@ mod tests {
         assert_eq!(family.get([OVERFLOW; 2]).load(Ordering::Relaxed), 50);
         family.get(["model-3", "t"]).fetch_add(1, Ordering::Relaxed);
         assert_eq!(family.get(["model-3", "t"]).load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn a_full_family_forgets_what_is_idle_and_held_by_nobody() {
+        let start = Instant::now();
+        let cap = Cap {
+            series: 3,
+            ..Cap::default()
+        };
+        let family = Family::capped(["model"], cap, |_| AtomicU64::new(0));
+        let claim = |name: &str, after: Duration| family.claim([name], start + after);
+        let (now, later) = (Duration::ZERO, IDLE);
+        for name in ["idle", "busy", "held"] {
+            claim(name, now).unwrap().fetch_add(7, Ordering::Relaxed);
+        }
+        let held = family.get(["held"]);
+        assert!(claim("new", now).is_none(), "nothing is known to be idle yet");
+        assert!(family.find(["busy"]).is_some());
+        assert!(claim("new", later - Duration::from_secs(1)).is_none());
+        assert!(claim("new", later).is_some());
+        assert!(family.find(["idle"]).is_none());
+        assert_eq!(family.get(["busy"]).load(Ordering::Relaxed), 7);
+        assert!(Arc::ptr_eq(&held, &family.get(["held"])));
+        assert!(claim("idle", later).is_none(), "full again");
+        family.overflow().fetch_add(1, Ordering::Relaxed);
+        assert!(
+            claim("idle", later * 2).is_none(),
+            "new and busy were asked for since"
+        );
+        assert!(claim("idle", later * 3).is_some());
+        assert_eq!(family.get(["idle"]).load(Ordering::Relaxed), 0, "from zero");
+        assert_eq!(
+            family.overflow().load(Ordering::Relaxed),
+            1,
+            "the overflow series stays"
+        );
+    }
+
+    #[test]
+    fn the_page_of_a_family_is_limited() {
+        let cap = Cap {
+            page: 100_000,
+            lines: 10,
+            ..Cap::default()
+        };
+        let family = Family::capped(["model"], cap, |_| AtomicU64::new(0));
+        for i in 0..MAX_SERIES {
+            family.get([&format!("{i:0120}")]);
+        }
+        assert_eq!(family.all().len(), 100_000 / (10 * (LINE_BYTES + 120)) + 1);
+        let quotes = Family::capped(["model"], cap, |_| AtomicU64::new(0));
+        for i in 0..MAX_SERIES {
+            quotes.get([&format!("{}{i:03}", "\"".repeat(120))]);
+        }
+        assert_eq!(quotes.all().len(), 100_000 / (10 * (LINE_BYTES + 243)) + 1);
     }
 
     #[test]

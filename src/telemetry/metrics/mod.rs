@@ -15,10 +15,11 @@ mod process;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Registry;
@@ -45,6 +46,19 @@ pub struct PluginTimer {
     histogram: Option<Arc<Histogram>>,
 }
 
+/// The size of one prefix index.
+#[derive(Debug, Default)]
+pub struct PrefixIndexGauge {
+    entries: AtomicU64,
+}
+
+impl PrefixIndexGauge {
+    /// Sets the number of entries, all endpoints together.
+    pub fn set(&self, entries: u64) {
+        self.entries.store(entries, Ordering::Relaxed);
+    }
+}
+
 #[derive(Debug)]
 struct Families {
     models: Models,
@@ -54,7 +68,8 @@ struct Families {
     scheduled: AtomicU64,
     not_scheduled: AtomicU64,
     plugins: Family<3, Histogram>,
-    prefix_size: AtomicU64,
+    prefix_indexes: Mutex<Vec<Weak<PrefixIndexGauge>>>,
+    prefix_dropped: AtomicU64,
     prefix_hit_ratio: Histogram,
     prefix_hit_bytes: Histogram,
     build: OnceLock<(Arc<str>, Arc<str>)>,
@@ -87,10 +102,16 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// The handles of a label pair, made on first use. Distinct pairs are capped at
-    /// [`family::MAX_SERIES`]; beyond the cap both labels are `other`.
+    /// The handles of a label pair. Pairs for which [`served`](Self::served) was not called yet are few; beyond,
+    /// and beyond [`family::MAX_SERIES`] of those for which it was, both labels are `other`.
     pub fn model(&self, model: &str, target: &str) -> Arc<ModelMetrics> {
-        self.families.models.0.get([model, target])
+        self.families.models.get([model, target])
+    }
+
+    /// A model server answered with success for this pair, whose handles are `held`: it is no made-up name, and
+    /// has series of its own from now on.
+    pub fn served(&self, model: &str, target: &str, held: &ModelMetrics) {
+        self.families.models.served([model, target], held);
     }
 
     /// One call of the scheduler.
@@ -119,19 +140,28 @@ impl Metrics {
         series.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Prefix match of one request: matched and total blocks, and matched bytes. Nothing to match is not
-    /// counted.
+    /// Prefix match of one request: matched and total blocks, and matched bytes. A prompt without a whole block
+    /// has no ratio.
     pub fn prefix_match(&self, matched: u32, total: u32, matched_bytes: u64) {
         if total > 0 {
             let ratio = f64::from(matched) / f64::from(total);
             self.families.prefix_hit_ratio.observe(ratio);
-            self.families.prefix_hit_bytes.observe(matched_bytes as f64);
         }
+        self.families.prefix_hit_bytes.observe(matched_bytes as f64);
     }
 
-    /// Entries in the prefix index, all endpoints together.
-    pub fn prefix_index_size(&self, entries: u64) {
-        self.families.prefix_size.store(entries, Ordering::Relaxed);
+    /// The gauge of a new prefix index. The page shows the sum over the indexes whose gauge is still held.
+    pub fn prefix_index(&self) -> Arc<PrefixIndexGauge> {
+        let gauge = Arc::new(PrefixIndexGauge::default());
+        let mut all = self.families.prefix_indexes.lock();
+        all.retain(|g| g.strong_count() > 0);
+        all.push(Arc::downgrade(&gauge));
+        gauge
+    }
+
+    /// Updates of a prefix index were dropped because too many waited.
+    pub fn prefix_updates_dropped(&self, n: u64) {
+        self.families.prefix_dropped.fetch_add(n, Ordering::Relaxed);
     }
 
     /// Averages over the pool (runtime.md §4.4): `None` takes the gauge off the page.
@@ -233,7 +263,8 @@ impl Default for Families {
             scheduled: AtomicU64::new(0),
             not_scheduled: AtomicU64::new(0),
             plugins: Family::new(catalogue::PLUGIN, |_| Histogram::new(buckets::SCHEDULING_SECONDS)),
-            prefix_size: AtomicU64::new(0),
+            prefix_indexes: Mutex::default(),
+            prefix_dropped: AtomicU64::new(0),
             prefix_hit_ratio: Histogram::new(buckets::HIT_RATIO),
             prefix_hit_bytes: Histogram::new(buckets::HIT_BYTES),
             build: OnceLock::new(),
@@ -302,8 +333,15 @@ impl Families {
             &catalogue::PLUGIN_SECONDS,
             plugins.map(|(l, h)| (l.clone(), Value::Spread(h))),
         )?;
-        let entries = self.prefix_size.load(Ordering::Relaxed) as i64;
-        page.one(&catalogue::PREFIX_SIZE, Value::Level(entries))?;
+        let indexes = self.prefix_indexes.lock().clone();
+        let entries = indexes
+            .iter()
+            .filter_map(Weak::upgrade)
+            .map(|i| i.entries.load(Ordering::Relaxed))
+            .sum::<u64>();
+        page.one(&catalogue::PREFIX_SIZE, Value::Level(entries as i64))?;
+        let dropped = self.prefix_dropped.load(Ordering::Relaxed);
+        page.one(&catalogue::PREFIX_DROPPED, Value::Count(dropped))?;
         page.one(
             &catalogue::PREFIX_HIT_RATIO,
             Value::Spread(&self.prefix_hit_ratio),

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::family::{Family, Named, OVERFLOW};
+use super::family::{Cap, Family, Named, OVERFLOW};
 use super::histogram::Histogram;
 use super::page::{Page, Value};
 use super::{buckets, catalogue};
@@ -17,11 +17,22 @@ use super::{buckets, catalogue};
 /// Distinct error codes counted per model pair; the protocol has fewer than ten.
 const MAX_ERROR_CODES: usize = 16;
 
+/// Lines of the page that a pair takes at most: seven histograms and four more.
+const PAIR_LINES: usize = 190;
+
+/// Bytes of the page that pairs a model server has answered for take at most, about.
+const MAX_PAGE: usize = 16 << 20;
+
+/// Pairs shown that no model server has answered for yet.
+pub(super) const MAX_UNPROVEN: usize = 64;
+
 /// Handles of one (model, target model) pair.
 #[derive(Debug)]
 pub struct ModelMetrics {
     /// False for the empty model name of requests that failed before they were read.
     named: bool,
+    /// A model server has answered for this pair.
+    served: AtomicBool,
     requests: AtomicU64,
     /// Errors by code. A list behind a lock: errors are rare, codes few, and it is held for one addition only.
     errors: Mutex<Vec<(Box<str>, u64)>>,
@@ -47,6 +58,7 @@ impl ModelMetrics {
     pub(super) fn new(named: bool) -> Self {
         ModelMetrics {
             named,
+            served: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             errors: Mutex::default(),
             running: AtomicI64::new(0),
@@ -112,22 +124,90 @@ impl ModelMetrics {
     }
 }
 
-/// The store of all pairs.
+/// The store of all pairs. Model names are the client's choice, so a pair takes a lasting place only once a model
+/// server has answered for it; until then it has one of a few places, or is counted under `other`.
 #[derive(Debug)]
-pub(super) struct Models(pub(super) Family<2, ModelMetrics>);
+pub(super) struct Models {
+    served: Family<2, ModelMetrics>,
+    unproven: Family<2, ModelMetrics>,
+    /// Held by whoever adds a pair or moves one.
+    moving: Mutex<()>,
+}
 
 type Labels = Named<2>;
 
 impl Default for Models {
     fn default() -> Self {
         let make: fn(&[Arc<str>; 2]) -> ModelMetrics = |labels| ModelMetrics::new(!labels[0].is_empty());
-        Models(Family::new(catalogue::MODEL, make))
+        let cap = Cap {
+            page: MAX_PAGE,
+            lines: PAIR_LINES,
+            ..Cap::default()
+        };
+        let few = Cap {
+            series: MAX_UNPROVEN,
+            ..cap
+        };
+        Models {
+            served: Family::capped(catalogue::MODEL, cap, make),
+            unproven: Family::capped(catalogue::MODEL, few, make),
+            moving: Mutex::default(),
+        }
     }
 }
 
 impl Models {
+    /// The handles of a pair, or those of `other`.
+    pub(super) fn get(&self, pair: [&str; 2]) -> Arc<ModelMetrics> {
+        if let Some(known) = self.find(pair) {
+            return known;
+        }
+        // Requests that failed before they were read: no name was made up.
+        if pair == ["", ""] {
+            return self.served.get(pair);
+        }
+        let _one_at_a_time = self.moving.lock();
+        let known = self
+            .find(pair)
+            .or_else(|| self.unproven.claim(pair, Instant::now()));
+        known.unwrap_or_else(|| self.served.overflow())
+    }
+
+    fn find(&self, pair: [&str; 2]) -> Option<Arc<ModelMetrics>> {
+        self.served.find(pair).or_else(|| self.unproven.find(pair))
+    }
+
+    /// A model server has answered for this pair, whose handles are `held`.
+    pub(super) fn served(&self, pair: [&str; 2], held: &ModelMetrics) {
+        // A client may name a model as the overflow series: that one is everybody's.
+        if pair == [OVERFLOW; 2] || held.served.load(Ordering::Relaxed) {
+            return;
+        }
+        let _one_at_a_time = self.moving.lock();
+        let (unproven, now) = (self.unproven.find(pair), Instant::now());
+        let moved = match unproven.clone() {
+            Some(series) => self.served.adopt(pair, series, now),
+            None => self.served.claim(pair, now).is_some(),
+        };
+        if moved {
+            self.unproven.remove(pair);
+            if let Some(series) = self.served.find(pair) {
+                series.served.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// All pairs with their labels, ordered by them.
+    fn all(&self) -> Vec<(Labels, Arc<ModelMetrics>)> {
+        let _none_moves = self.moving.lock();
+        let mut all = self.served.all();
+        all.extend(self.unproven.all());
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+
     pub(super) fn write(&self, page: &mut Page) -> fmt::Result {
-        let all = self.0.all();
+        let all = self.all();
         let requests = all
             .iter()
             .map(|(l, m)| (l, m.requests.load(Ordering::Relaxed)))

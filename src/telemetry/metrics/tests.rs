@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use super::*;
 
 /// A registry in which every metric of the catalogue has a series.
-pub(crate) fn everything() -> Metrics {
+pub(crate) fn everything() -> (Metrics, Arc<PrefixIndexGauge>) {
     let metrics = Metrics::default();
+    let index = metrics.prefix_index();
+    index.set(7);
     let model = metrics.model("m", "t");
     model.accepted(2000);
     model.running(1);
@@ -20,12 +22,12 @@ pub(crate) fn everything() -> Metrics {
         .observe(Duration::from_micros(1));
     metrics.rewritten("r", "m", "t");
     metrics.prefix_match(3, 4, 192);
-    metrics.prefix_index_size(7);
+    metrics.prefix_updates_dropped(2);
     metrics.pool("p", 2, Some(0.5), Some(1.5));
     metrics.endpoint_queues("p", || vec![("a-rank-0".into(), 4), ("b-rank-0".into(), 0)]);
     metrics.build_info("c0ffee", "main");
     metrics.config_applied("0123456789abcdef", SystemTime::now());
-    metrics
+    (metrics, index)
 }
 
 fn has(page: &str, line: &str) -> bool {
@@ -34,7 +36,7 @@ fn has(page: &str, line: &str) -> bool {
 
 #[test]
 fn every_metric_of_the_catalogue_is_on_the_page_once_and_nothing_else_is() {
-    let page = everything().encode();
+    let page = everything().0.encode();
     let shown: Vec<&str> = page.lines().filter_map(|l| l.strip_prefix("# TYPE ")).collect();
     let unique: BTreeSet<&str> = shown.iter().copied().collect();
     assert_eq!(shown.len(), unique.len(), "a family is declared once");
@@ -56,7 +58,7 @@ fn every_metric_of_the_catalogue_is_on_the_page_once_and_nothing_else_is() {
 
 #[test]
 fn the_labels_on_the_page_are_those_of_the_catalogue_in_order() {
-    let page = everything().encode();
+    let page = everything().0.encode();
     for spec in catalogue::ALL {
         let sample = page.lines().find(|l| {
             let name = l.split(['{', ' ']).next().unwrap();
@@ -73,7 +75,7 @@ fn the_labels_on_the_page_are_those_of_the_catalogue_in_order() {
 
 #[test]
 fn what_was_recorded_is_what_is_shown() {
-    let page = everything().encode();
+    let page = everything().0.encode();
     let of = r#"{model_name="m",target_model_name="t"}"#;
     let lines = [
         format!("inference_objective_request_total{of} 1"),
@@ -94,6 +96,7 @@ fn what_was_recorded_is_what_is_shown() {
         r#"inference_extension_scheduler_attempts_total{status="success"} 1"#.into(),
         r#"inference_extension_scheduler_attempts_total{status="failure"} 1"#.into(),
         "inference_extension_prefix_indexer_size 7".into(),
+        "inference_extension_prefix_indexer_dropped_updates_total 2".into(),
         "inference_extension_prefix_indexer_hit_ratio_sum 0.75".into(),
         "inference_extension_prefix_indexer_hit_bytes_sum 192.0".into(),
         r#"inference_extension_info{commit="c0ffee",build_ref="main"} 1"#.into(),
@@ -176,6 +179,148 @@ fn what_was_not_measured_is_not_observed() {
         0
     );
     assert!(has(&page, "inference_extension_prefix_indexer_hit_ratio_count 0"));
+    assert!(has(&page, "inference_extension_prefix_indexer_hit_bytes_count 1"));
+}
+
+#[test]
+fn the_size_of_the_prefix_index_is_that_of_all_indexes_in_use() {
+    let metrics = Metrics::default();
+    let size = |n| {
+        has(
+            &metrics.encode(),
+            &format!("inference_extension_prefix_indexer_size {n}"),
+        )
+    };
+    assert!(size(0));
+    let (one, other) = (metrics.prefix_index(), metrics.prefix_index());
+    one.set(5);
+    other.set(3);
+    assert!(size(8));
+    drop(one);
+    assert!(size(3), "a retired index is not counted");
+}
+
+/// A request for `model` that was routed and refused by the model server.
+fn made_up(metrics: &Metrics, model: &str) {
+    let series = metrics.model(model, model);
+    series.accepted(10);
+    series.running(1);
+    series.completed(Duration::from_millis(1), 10);
+    series.error("ModelServerError");
+    series.running(-1);
+}
+
+/// A request for `model` that a model server answered.
+fn served(metrics: &Metrics, model: &str) {
+    let series = metrics.model(model, model);
+    series.accepted(10);
+    metrics.served(model, model, &series);
+    series.completed(Duration::from_millis(1), 10);
+}
+
+fn requests(page: &str, model: &str) -> Option<u64> {
+    let key =
+        format!("inference_objective_request_total{{model_name=\"{model}\",target_model_name=\"{model}\"}} ");
+    page.lines()
+        .find_map(|l| l.strip_prefix(&key))
+        .map(|n| n.parse().unwrap())
+}
+
+#[test]
+fn made_up_models_take_few_places_and_a_model_that_is_served_always_has_its_own() {
+    let metrics = Metrics::default();
+    made_up(&metrics, "first");
+    for i in 0..3000 {
+        made_up(&metrics, &format!("{i:0128}"));
+    }
+    let page = metrics.encode();
+    assert_eq!(
+        requests(&page, "first"),
+        Some(1),
+        "a place is free for the first ones"
+    );
+    assert_eq!(requests(&page, "other"), Some(3001 - model::MAX_UNPROVEN as u64));
+    assert!(page.len() < 4 << 20, "{} bytes", page.len());
+    for _ in 0..3 {
+        served(&metrics, "real");
+        served(&metrics, "first");
+    }
+    let page = metrics.encode();
+    assert_eq!(
+        requests(&page, "real"),
+        Some(2),
+        "the first was counted before it was known"
+    );
+    assert_eq!(
+        requests(&page, "first"),
+        Some(4),
+        "a series that is moved goes on"
+    );
+    assert_eq!(requests(&page, "other"), Some(3002 - model::MAX_UNPROVEN as u64));
+    served(&metrics, "other");
+    made_up(&metrics, "real");
+    made_up(&metrics, "takes the place that is free again");
+    served(&metrics, "another");
+    assert_eq!(requests(&metrics.encode(), "another"), None);
+    served(&metrics, "another");
+    assert_eq!(requests(&metrics.encode(), "another"), Some(1));
+    assert_eq!(requests(&metrics.encode(), "real"), Some(3));
+}
+
+#[test]
+fn failures_before_a_model_was_read_keep_their_series() {
+    let metrics = Metrics::default();
+    for i in 0..200 {
+        made_up(&metrics, &format!("m{i}"));
+    }
+    metrics.model("", "").error("BadRequest");
+    assert!(has(
+        &metrics.encode(),
+        r#"inference_objective_request_error_total{model_name="",target_model_name="",error_code="BadRequest"} 1"#
+    ));
+}
+
+#[test]
+fn the_page_is_limited_whatever_models_are_served() {
+    let metrics = Metrics::default();
+    for i in 0..2000 {
+        let name = format!("{i:0128}");
+        served(&metrics, &name);
+        metrics
+            .model(&name, &name)
+            .tokens(1, 1, 1, Duration::from_secs(1));
+    }
+    let page = metrics.encode();
+    assert!(page.len() < 24 << 20, "{} bytes", page.len());
+    let pairs = page
+        .lines()
+        .filter(|l| l.starts_with("inference_objective_request_total{"))
+        .count();
+    assert!(pairs > 200, "{pairs}");
+}
+
+#[test]
+fn threads_that_serve_one_pair_at_once_lose_no_request() {
+    let metrics = Metrics::default();
+    std::thread::scope(|s| {
+        for _ in 0..4 {
+            s.spawn(|| {
+                for i in 0..60 {
+                    served(&metrics, &format!("m{i}"));
+                }
+            });
+        }
+    });
+    let page = metrics.encode();
+    let lines = page
+        .lines()
+        .filter(|l| l.starts_with("inference_objective_request_total{"));
+    assert_eq!(
+        lines
+            .map(|l| l.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+            .sum::<u64>(),
+        240
+    );
 }
 
 #[test]
