@@ -192,7 +192,7 @@ fn data_layer(
     let layer = document.data_layer.as_ref()?;
     let mut seen = BTreeSet::new();
     for (source, extractors) in &layer.sources {
-        let plugin = find(document, plugins, source, m);
+        let plugin = find(document, plugins, source, "dataLayer", m);
         if plugin.is_some_and(|p| extension::<MetricsSource>(p).is_none()) {
             m.add(
                 source.at,
@@ -209,7 +209,7 @@ fn data_layer(
         }
         let mut own = BTreeSet::new();
         for extractor in extractors {
-            let plugin = find(document, plugins, extractor, m);
+            let plugin = find(document, plugins, extractor, "dataLayer", m);
             if plugin.is_some_and(|p| extension::<Engines>(p).is_none()) {
                 let text = format!("the plugin {} is not an extractor", extractor.name);
                 m.add(extractor.at, extractor.path.clone(), text);
@@ -224,7 +224,7 @@ fn data_layer(
         }
     }
     let reference = layer.discovery.as_ref()?;
-    let plugin = find(document, plugins, reference, m)?;
+    let plugin = find(document, plugins, reference, "dataLayer", m)?;
     let settings = extension::<FileDiscoverySettings>(plugin);
     if settings.is_none() {
         m.add(

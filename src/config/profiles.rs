@@ -1,4 +1,4 @@
-//! Profiles and their handler: the injection rules of plugins.md §1.2 in configuration order (decision 21).
+//! Profiles and their handler; what the document leaves out is injected, in configuration order.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -109,8 +109,9 @@ fn profile(
 ) -> Option<Profile> {
     let mut profile = (Vec::new(), Vec::new(), None::<Named<dyn Picker>>);
     let before = m.list.len();
+    let referrer = format!("schedulingProfiles[{}]", entry.name);
     for (reference, weight) in &entry.plugins {
-        let Some(plugin) = find(document, plugins, reference, m) else {
+        let Some(plugin) = find(document, plugins, reference, &referrer, m) else {
             continue;
         };
         let (name, type_name, roles) = (&plugin.name, plugin.type_name, &plugin.roles);

@@ -5,11 +5,12 @@ use crate::api::picker_config::{PickerConfig, PluginRef};
 use crate::base::suggest;
 use crate::plugin::PluginInstance;
 
-/// The plugin a reference names. One that is configured but could not be made is not reported again.
+/// The plugin a reference names; `referrer` is what the message calls the one who names it. One that is configured but could not be made is not reported again.
 pub fn find<'p>(
     document: &PickerConfig,
     plugins: &'p [PluginInstance],
     reference: &PluginRef,
+    referrer: &str,
     m: &mut Mistakes,
 ) -> Option<&'p PluginInstance> {
     let found = plugins.iter().find(|p| *p.name == *reference.name);
@@ -19,7 +20,10 @@ pub fn find<'p>(
         m.add(
             reference.at,
             reference.path.clone(),
-            format!("references undefined plugin '{}'{hint}", reference.name),
+            format!(
+                "{referrer} references undefined plugin '{}'{hint}",
+                reference.name
+            ),
         );
     }
     found

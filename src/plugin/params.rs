@@ -43,19 +43,25 @@ impl Params {
         let Value::Object(map) = value else {
             return Err(ParamsError::one("parameters must be an object"));
         };
-        let unknown: Vec<String> = map
-            .keys()
-            .filter(|k| !known.contains(&k.as_str()))
-            .map(|k| {
-                format!(
-                    "unknown parameter \"{k}\"{}",
-                    suggest::hint(k, known.iter().copied())
-                )
-            })
-            .collect();
-        if !unknown.is_empty() {
-            return Err(ParamsError(unknown));
+        let (mut named, mut wrong) = (serde_json::Map::new(), Vec::new());
+        for (key, value) in map {
+            match known.iter().find(|n| n.eq_ignore_ascii_case(key)) {
+                None => {
+                    let hint = suggest::hint(key, known.iter().copied());
+                    wrong.push(format!("unknown parameter \"{key}\"{hint}"));
+                }
+                Some(name) => {
+                    if named.insert((*name).to_owned(), value.clone()).is_some() {
+                        wrong.push(format!(
+                            "parameter \"{name}\" is given twice, in different spellings"
+                        ));
+                    }
+                }
+            }
         }
-        serde_json::from_value(value.clone()).map_err(|e| ParamsError::one(e.to_string()))
+        if !wrong.is_empty() {
+            return Err(ParamsError(wrong));
+        }
+        serde_json::from_value(Value::Object(named)).map_err(|e| ParamsError::one(e.to_string()))
     }
 }

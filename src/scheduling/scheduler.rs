@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rand::SeedableRng;
 
 use crate::plugin::{Cycle, Decision, DecisionRng, Handler, HandlerStep, ProfileDecision, ProfileName};
+use crate::telemetry::logging::verbose;
 
 use super::Profile;
 use super::observe::{Observer, Stage, Unobserved};
@@ -97,11 +98,29 @@ impl Scheduler {
         }
         let primary = handler.primary(&self.names, decision);
         observer.ran(Stage::ProcessProfilesResults);
-        decision.primary = primary.map_err(ScheduleError)?;
+        decision.primary = primary.map_err(|text| {
+            self.explain(decision);
+            ScheduleError(text)
+        })?;
         if decision.targets().is_empty() {
             return Err(self.wrong_step("named a primary profile without endpoints", decision.primary));
         }
         Ok(())
+    }
+
+    /// Says in the log which filter or picker left a profile without an endpoint: the error has the reference's
+    /// text, which does not.
+    fn explain(&self, decision: &Decision) {
+        for (profile, part) in self.profiles.iter().zip(&decision.profiles) {
+            if let Some(reason) = profile.failure(part) {
+                verbose!(
+                    2,
+                    profile = &*profile.name,
+                    reason = reason,
+                    "Scheduling profile has no endpoint"
+                );
+            }
+        }
     }
 
     /// The profile the handler asked for. Asking twice for one would never end.

@@ -226,9 +226,22 @@ fn without_a_configuration_the_identity_is_required_at_once() {
 
 #[test]
 fn every_mistake_is_reported_at_once() {
-    let output = run(&["--grpc-port=0", "--drain-timeout=-1s", "--threads=-1"], &[]);
+    let flags = [
+        "--grpc-port=0",
+        "--drain-timeout=-1s",
+        "--threads=-1",
+        "--secure-serving=false",
+        "--client-ca-file=ca.crt",
+    ];
+    let output = run(&flags, &[]);
     let said = stderr(&output);
-    for text in ["either pool-name", "grpc-port", "drain-timeout", "threads"] {
+    for text in [
+        "either pool-name",
+        "grpc-port",
+        "drain-timeout",
+        "threads",
+        "flag \"client-ca-file\" needs TLS: drop it, or drop --secure-serving=false",
+    ] {
         assert!(said.contains(text), "{text}:\n{said}");
     }
 }

@@ -88,7 +88,7 @@ fn each_mistake_has_the_text_of_the_reference() {
         ),
         (
             "schedulingProfiles: [{name: p, plugins: [{pluginRef: x}]}]",
-            "references undefined plugin 'x'",
+            ":3:42: schedulingProfiles[0].plugins[0]: schedulingProfiles[p] references undefined plugin 'x'",
         ),
         (
             "schedulingProfiles: [{name: p, plugins: [{pluginRef: x, weight: .nan}]}]",

@@ -397,6 +397,8 @@ async fn control_headers_of_the_client_are_removed() {
         ("x-gateway-destination-endpoint", "10.9.9.9:1"),
         ("x-gateway-destination-endpoint-subset", "10.9.9.9"),
         ("x-prefiller-host-port", "10.9.9.9:1"),
+        ("x-encoder-hosts-ports", "10.9.9.9:1,10.9.9.8:1"),
+        ("X-KV-Cache-Source-Host-Port", "10.9.9.9:1"),
         ("x-other", "stays"),
     ];
     exchange.send(request_headers(&sent, false)).await;
@@ -405,7 +407,9 @@ async fn control_headers_of_the_client_are_removed() {
         panic!("not routed")
     };
     let expected = [
+        "x-encoder-hosts-ports",
         "x-gateway-destination-endpoint-subset",
+        "x-kv-cache-source-host-port",
         "x-llm-d-inference-objective",
         "x-prefiller-host-port",
     ];

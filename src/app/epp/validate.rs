@@ -181,7 +181,7 @@ fn ours(p: &Parsed, errors: &mut Vec<String>) {
         errors.extend(
             tls.iter()
                 .filter(|f| p.is_set(f))
-                .map(|f| format!("flag \"{f}\" needs TLS: drop it, or --secure-serving=false")),
+                .map(|f| format!("flag \"{f}\" needs TLS: drop it, or drop --secure-serving=false")),
         );
     }
     let kept = p.int("debug-decisions");

@@ -1,4 +1,4 @@
-//! `header-based-testing-filter`: a test names the endpoints in a header (plugins.md §3.5). For conformance
+//! `header-based-testing-filter`: a test names the endpoints in a header. For conformance
 //! tests only: whoever can send the header chooses the endpoint.
 
 use std::net::{IpAddr, SocketAddr};
@@ -28,7 +28,7 @@ pub const TYPE: PluginType = PluginType {
 struct Parameters {}
 
 /// Keeps what the header names: comma-separated `IP`, `IP:port` or `[IPv6]:port`, one endpoint per IP. An entry
-/// with a port prefers the endpoint at that port. No header: nothing is kept.
+/// with a port names the endpoint at that port and no other. No header: nothing is kept.
 pub struct HeaderBasedTesting;
 
 impl Filter for HeaderBasedTesting {
@@ -40,10 +40,8 @@ impl Filter for HeaderBasedTesting {
             if kept.iter().any(|c| endpoint(c).ip() == ip) {
                 continue;
             }
-            let at_ip = |c: &&u32| endpoint(c).ip() == ip;
-            let at_port = |e: &Endpoint| port.is_some_and(|p| e.port() == p);
-            let exact = candidates.iter().find(|c| at_ip(c) && at_port(endpoint(c)));
-            kept.extend(exact.or_else(|| candidates.iter().find(at_ip)));
+            let named = |e: &Endpoint| e.ip() == ip && port.is_none_or(|p| e.port() == p);
+            kept.extend(candidates.iter().find(|c| named(endpoint(c))));
         }
         *candidates = kept;
     }
@@ -73,7 +71,8 @@ mod tests {
             (Some("10.0.0.3"), &[2]),
             (Some("10.0.0.3, 10.0.0.1"), &[2, 0]),
             (Some("10.0.0.2:8000,10.0.0.2"), &[1]),
-            (Some("10.0.0.2:9999"), &[1]),
+            (Some("10.0.0.2:9999"), &[]),
+            (Some("10.0.0.2:9999,10.0.0.2"), &[1]),
             (Some("[10.0.0.2],10.9.9.9,nonsense,,10.0.0.1"), &[1, 0]),
             (Some("[fd00::1]:8000"), &[]),
         ] {

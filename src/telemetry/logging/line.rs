@@ -64,6 +64,7 @@ impl<S: Subscriber, W: for<'a> MakeWriter<'a> + 'static> Layer<S> for Lines<W> {
             Encoder::Console => console(time.write(now), level, event.metadata(), content),
             Encoder::Json => json(time, now, level, event.metadata(), content),
         };
+        let line = visible(line);
         // One write, so that lines of several threads do not mix. If standard error is gone there is nowhere
         // left to say so.
         let _ = self.writer.make_writer().write_all(line.as_bytes());
@@ -131,6 +132,40 @@ fn on_one_line(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(escape).collect())
 }
 
+/// Characters that JSON leaves as they are and a terminal or a reader of lines may act on, as `\uXXXX`: DEL, C1
+/// controls (U+009B begins an escape sequence), line and paragraph separators, marks that turn the direction of
+/// writing. They stand in strings only.
+fn visible(line: String) -> String {
+    let acts = |c: char| matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}');
+    if line.is_ascii() && !line.contains('\u{7f}') || !line.contains(acts) {
+        return line;
+    }
+    let mut out = String::with_capacity(line.len() + 16);
+    for c in line.chars() {
+        if acts(c) {
+            out.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Bytes of a text in a line at most. What clients send is limited where it is read; this is for what nobody
+/// thought of.
+const MAX_TEXT: usize = 64 * 1024;
+
+/// `text`, cut to [`MAX_TEXT`] with a note of what is missing.
+fn short(mut text: String) -> String {
+    let whole = text.len();
+    if whole > MAX_TEXT {
+        text.truncate(text.floor_char_boundary(MAX_TEXT));
+        let cut = whole - text.len();
+        text.push_str(&format!("… ({cut} bytes more)"));
+    }
+    text
+}
+
 /// `text` as a JSON string.
 fn quote(text: &str) -> String {
     Value::from(text).to_string()
@@ -180,6 +215,10 @@ impl Content {
     }
 
     fn add(&mut self, field: &Field, value: Value) {
+        let value = match value {
+            Value::String(text) => Value::String(short(text)),
+            other => other,
+        };
         match field.name() {
             "message" => {
                 self.message = match value {

@@ -7,6 +7,9 @@ thread_local! {
     static CURRENT: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
+/// Bytes of an id that lines carry at most; ids are the client's choice.
+const MAX_ID: usize = 256;
+
 /// While it lives, lines of this thread carry the request's id.
 #[must_use = "lines carry the id while this lives"]
 pub struct RequestScope(());
@@ -17,7 +20,7 @@ pub fn request_scope(id: &str) -> RequestScope {
     let _ = CURRENT.try_with(|current| {
         let mut current = current.borrow_mut();
         current.clear();
-        current.push_str(id);
+        current.push_str(&id[..id.floor_char_boundary(MAX_ID)]);
     });
     RequestScope(())
 }

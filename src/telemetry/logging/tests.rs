@@ -270,3 +270,45 @@ fn a_stack_is_captured_from_the_level_of_the_flag_on() {
         }
     }
 }
+
+#[test]
+fn characters_a_terminal_acts_on_are_escaped() {
+    let hostile = "a\u{9b}31m\u{85}\u{2028}\u{2029}\u{202e}\u{7f}é😀";
+    for encoder in [Encoder::Console, Encoder::Json] {
+        let lines = logged(options(Threshold::Verbosity(0), encoder), || {
+            tracing::info!(field = hostile, "message {hostile}");
+        });
+        let line = lines.concat();
+        let acts = |c: &char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}');
+        assert_eq!(
+            line.chars().filter(|c| acts(c) && *c != '\t').count(),
+            0,
+            "{line:?}"
+        );
+        assert!(
+            line.contains(r"a\u009b31m\u0085\u2028\u2029\u202e\u007fé😀"),
+            "{line}"
+        );
+        if let Encoder::Json = encoder {
+            let json: Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(json["field"], hostile);
+        }
+    }
+}
+
+#[test]
+fn long_texts_and_ids_are_cut() {
+    let long = "é".repeat(100_000);
+    let lines = logged(options(Threshold::Verbosity(0), Encoder::Json), || {
+        let _scope = request_scope(&long);
+        tracing::info!(field = long, "message");
+    });
+    let json: Value = serde_json::from_str(&lines.concat()).unwrap();
+    assert_eq!(json["x-request-id"].as_str().map(str::len), Some(256));
+    let field = json["field"].as_str().unwrap();
+    assert!(
+        field.len() < 65 * 1024 && field.ends_with("… (134464 bytes more)"),
+        "{}",
+        &field[field.len() - 30..]
+    );
+}
