@@ -14,7 +14,7 @@ pub const MAX_DEPTH: usize = 1000;
 
 /// A text with more commas and containers outside strings than this is refused: reading it would hold up a thread,
 /// and no prompt has as many tokens.
-pub const MAX_VALUES: u32 = 4 << 20;
+pub const MAX_VALUES: u32 = 2 << 20;
 
 /// Why a text is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -80,7 +80,7 @@ async fn bodies_of_very_many_values_are_refused_with_the_reason_and_honest_large
         let Answer::Immediate(status, text, _) = ask(&epp, path, &body, 1 << 20).await else {
             panic!("{path} {body:.60}: answered")
         };
-        let reason = format!("{UNREADABLE}: more than 4194304 values");
+        let reason = format!("{UNREADABLE}: more than 2097152 values");
         assert_eq!((status, text), (400, reason), "{body:.60}");
     }
     let ids: Vec<u32> = (0..300_000).collect();
