@@ -1,13 +1,14 @@
-//! Finds the cluster (runtime.md §2.2): `$KUBECONFIG`, else the pod's service account, else `~/.kube/config`.
+//! Finds the cluster: `$KUBECONFIG`, else the pod's service account, else `~/.kube/config`.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
 
+use kube::client::{ClientBuilder, ConfigExt};
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
-/// Longest wait for a connection to the API server.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+use super::contact::Contact;
+use super::transport::Transport;
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -23,22 +24,85 @@ pub enum ConnectError {
     /// The service account's files are wrong or missing.
     #[error("this is a pod, but its service account cannot be used: {0}")]
     ServiceAccount(#[source] Box<InClusterError>),
+    /// The authority that certifies the API server is given, and holds no certificate.
+    #[error(
+        "the certificate authority of the API server holds no certificate: {0} must hold PEM blocks that begin with \
+         -----BEGIN CERTIFICATE-----"
+    )]
+    NoAuthority(&'static str),
+    /// The client certificate is of a version that TLS does not take.
+    #[error(
+        "the client certificate of the kubeconfig (client-certificate, client-certificate-data) is an X.509 certificate \
+         of a version other than 3, which TLS libraries refuse: have it issued anew as version 3"
+    )]
+    CertificateVersion,
     /// The client cannot be built.
     #[error("Kubernetes client: {0}")]
     Client(#[source] Box<kube::Error>),
 }
 
-/// A client of the cluster. Nothing is sent yet.
+/// A client of the cluster, and when its server last answered. Nothing is sent yet.
 ///
 /// # Errors
 /// There is no cluster to be found, or what describes it is wrong.
-pub async fn connect() -> Result<Client, ConnectError> {
-    let mut config = find().await?;
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
-    // Every caller has its own idea of when to ask again.
-    config.default_retry = false;
-    let built = Client::try_from(config);
-    built.map_err(|e| ConnectError::Client(Box::new(e)))
+pub async fn connect() -> Result<(Client, Arc<Contact>), ConnectError> {
+    let config = find().await?;
+    check_authority(&config)?;
+    let contact = Arc::new(Contact::default());
+    let client = client(config, contact.clone()).map_err(|e| {
+        if is_certificate_version(&e) {
+            ConnectError::CertificateVersion
+        } else {
+            ConnectError::Client(Box::new(e))
+        }
+    })?;
+    Ok((client, contact))
+}
+
+/// A client that says who it is, and whose calls all have a deadline. Nothing is asked a second time by itself: every
+/// caller has its own idea of when.
+fn client(config: Config, contact: Arc<Contact>) -> Result<Client, kube::Error> {
+    if let Some(proxy) = &config.proxy_url {
+        return Err(kube::Error::ProxyProtocolUnsupported {
+            proxy_url: Box::new(proxy.clone()),
+        });
+    }
+    let (base, headers, authorization) = (
+        config.base_uri_layer(),
+        config.extra_headers_layer()?,
+        config.auth_layer()?,
+    );
+    let transport = Transport::new(&config, contact)?;
+    let builder = ClientBuilder::new(transport, config.default_namespace).with_layer(&headers);
+    Ok(match authorization {
+        Some(authorization) => builder.with_layer(&authorization).with_layer(&base).build(),
+        None => builder.with_layer(&base).build(),
+    })
+}
+
+/// An authority without certificates trusts nobody: every connection would fail, for ever.
+fn check_authority(config: &Config) -> Result<(), ConnectError> {
+    let empty = config.root_cert.as_ref().is_some_and(Vec::is_empty);
+    let place = match config.root_cert_file {
+        Some(_) => "ca.crt of the service account",
+        None => "certificate-authority of the kubeconfig (or certificate-authority-data)",
+    };
+    if empty {
+        return Err(ConnectError::NoAuthority(place));
+    }
+    Ok(())
+}
+
+/// Does TLS refuse a certificate for its version? The library reports it as an invalid private key.
+fn is_certificate_version(error: &kube::Error) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(inner) = cause {
+        if inner.to_string().contains("UnsupportedCertVersion") {
+            return true;
+        }
+        cause = inner.source();
+    }
+    false
 }
 
 async fn find() -> Result<Config, ConnectError> {

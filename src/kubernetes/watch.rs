@@ -11,6 +11,7 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep_until};
 
+use super::transport::WATCH_SECONDS;
 use crate::telemetry::logging::verbose;
 
 /// First and longest pause after a failure.
@@ -60,6 +61,7 @@ pub struct Watch<K> {
 /// Kinds of failure: a new one is worth a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Failure {
+    Unauthorized,
     Forbidden,
     Unknown,
     Away,
@@ -71,7 +73,7 @@ where
 {
     /// A watch of what `selection` selects in `namespace`. Nothing is sent before [`Watch::next`].
     pub fn new(api: Api<K>, namespace: &str, selection: &Selection) -> Self {
-        let mut config = watcher::Config::default();
+        let mut config = watcher::Config::default().timeout(WATCH_SECONDS);
         if !selection.labels.is_empty() {
             config = config.labels(&selection.labels);
         }
@@ -150,7 +152,8 @@ where
             return;
         }
         let failure = match code {
-            Some(401 | 403) => Failure::Forbidden,
+            Some(401) => Failure::Unauthorized,
+            Some(403) => Failure::Forbidden,
             Some(404) => Failure::Unknown,
             _ => Failure::Away,
         };
@@ -180,11 +183,18 @@ where
     fn say(&self, failure: Failure, error: &str) {
         let (what, namespace) = (&self.what, &self.namespace);
         match failure {
+            Failure::Unauthorized => tracing::error!(
+                what,
+                namespace,
+                error,
+                "The API server does not know us: the token or the client certificate (of the service account, or of the \
+                 kubeconfig) is wrong or has expired; asked again until then, everything else goes on"
+            ),
             Failure::Forbidden => tracing::error!(
                 what,
                 namespace,
                 error,
-                "Not allowed to watch: grant get, list and watch on {what} in namespace {namespace} to the service \
+                "Not allowed to watch: grant list and watch on {what} in namespace {namespace} to the service \
                  account (deploy/ has the Role); asked again until then, everything else goes on"
             ),
             Failure::Unknown => tracing::warn!(
@@ -206,18 +216,10 @@ where
 
 /// An error in one line: what the server said, or what kept us from asking.
 fn brief(error: &watcher::Error) -> String {
-    use std::error::Error;
     let status = |s: &kube::core::Status| format!("{} ({} {})", s.message, s.code, s.reason);
     let of = |e: &kube::Error| match e {
         kube::Error::Api(s) => status(s),
-        // The innermost cause is what tells: a refused connection, a name that is not found.
-        other => {
-            let mut cause: &dyn Error = other;
-            while let Some(inner) = cause.source() {
-                cause = inner;
-            }
-            cause.to_string()
-        }
+        other => super::innermost(other),
     };
     match error {
         watcher::Error::InitialListFailed(e)

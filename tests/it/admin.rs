@@ -230,6 +230,7 @@ fn everything() -> Arc<Metrics> {
     metrics.build_info("c0ffee", "main");
     metrics.connections().failed(Port::ExtProc, Failure::Protocol);
     metrics.config_applied("0123456789abcdef", std::time::SystemTime::now());
+    metrics.api_server(|| Duration::from_millis(1500));
     Arc::new(metrics)
 }
 

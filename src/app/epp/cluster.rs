@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use kube::Client;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::admin::metrics_page::{Reviewer, Verdict};
@@ -11,6 +12,7 @@ use crate::api::kubernetes::pool::Pool;
 use crate::datastore::Datastore;
 use crate::discovery::kubernetes::{ClusterDiscovery, Scope, Source};
 use crate::kubernetes;
+use crate::kubernetes::contact::Contact;
 use crate::kubernetes::lease::{Candidate, Timings};
 use crate::kubernetes::review::{Review, Reviews};
 
@@ -20,6 +22,7 @@ use super::settings::Settings;
 /// The cluster and our place in it.
 pub struct Cluster {
     client: Client,
+    contact: Arc<Contact>,
     scope: Scope,
     /// Name of the pool, or of the deployment in selector mode.
     name: String,
@@ -50,8 +53,10 @@ impl Cluster {
             };
             (deployment(pod_name.as_deref())?, Source::Selector(pool))
         };
+        let (client, contact) = kubernetes::connect().await?;
         Ok(Cluster {
-            client: kubernetes::connect().await?,
+            client,
+            contact,
             scope: Scope {
                 namespace: settings.namespace.clone(),
                 source,
@@ -93,6 +98,17 @@ impl Cluster {
             &identity,
             Timings::default(),
         )
+        .of_pod(self.pod_name.as_deref())
+    }
+
+    /// Age of the API server's last word.
+    pub fn contact(&self) -> Arc<Contact> {
+        self.contact.clone()
+    }
+
+    /// Asks the API server for a word when it is quiet, until `stop`.
+    pub fn heartbeat(&self, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
+        self.contact.clone().keep(self.client.clone(), stop)
     }
 
     /// Asks the cluster who may read metrics.

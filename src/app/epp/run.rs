@@ -192,6 +192,10 @@ impl Running {
             let discovery = cluster.discovery(lasting.datastore.clone());
             let run = discovery.run(live.tell(), self.background.clone());
             self.tasks.spawn("discovery", run);
+            let heartbeat = cluster.heartbeat(self.background.clone());
+            self.tasks.spawn("asking the API server", heartbeat);
+            let contact = cluster.contact();
+            lasting.metrics.api_server(move || contact.age());
         }
     }
 

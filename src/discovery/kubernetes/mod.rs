@@ -1,8 +1,9 @@
 //! Endpoints from a cluster: the pods an InferencePool selects, or those of `--endpoint-selector`, and the objectives
-//! and rewrites of the pool (runtime.md §2.3 to §2.5, §7). Run by `app`.
+//! and rewrites of the pool. Run by `app`.
 //!
 //! One task owns what is known; watches feed it and it writes the datastore. When the API server is away, what was
-//! known last stays. Nothing an object says can stop it: what is wrong is logged once and left out.
+//! known last stays. Nothing an object says can stop it: what is wrong is logged once and left out. A change of the pool
+//! fails no request: its endpoints stay until those of its new selector are listed, and for a moment after its deletion.
 
 mod complaints;
 mod endpoints;
@@ -10,9 +11,11 @@ mod rules;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use kube::{Api, Client};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::kubernetes::objective::InferenceObjective;
@@ -29,6 +32,9 @@ use rules::Rules;
 
 /// Updates of pods taken in one go: a change of the fleet costs the same for one and for many.
 const BATCH: usize = 1024;
+
+/// How long the endpoints of a deleted pool stay, for one that is only replaced (`kubectl replace --force`).
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Which pods take requests, and on which ports.
 #[derive(Clone, Debug)]
@@ -60,7 +66,12 @@ pub struct ClusterDiscovery {
     client: Client,
     scope: Scope,
     datastore: Arc<Datastore>,
+    /// The pool in force: `pods` are of its selector.
     pool: Option<Pool>,
+    /// The pool as it is to be once its pods are listed.
+    next: Option<Pool>,
+    /// When the endpoints of a deleted pool leave.
+    leave_at: Option<Instant>,
     pods: BTreeMap<String, Pod>,
     /// Are `pods` all the pool selects?
     listed: bool,
@@ -75,6 +86,8 @@ struct Watches {
     stable: Option<Watch<PoolV1>>,
     experimental: Option<Watch<PoolV1Alpha2>>,
     pods: Option<Watch<Pod>>,
+    /// Pods of the selector to come.
+    next_pods: Option<Watch<Pod>>,
     objectives: Option<Watch<InferenceObjective>>,
     rewrites: Option<Watch<InferenceModelRewrite>>,
 }
@@ -91,6 +104,8 @@ impl ClusterDiscovery {
             scope,
             datastore,
             pool: None,
+            next: None,
+            leave_at: None,
             pods: BTreeMap::new(),
             listed: false,
             names: HashMap::new(),
@@ -112,6 +127,8 @@ impl ClusterDiscovery {
                 update = next(&mut watches.stable) => self.pool(update, &mut watches, &on_change),
                 update = next(&mut watches.experimental) => self.pool(update, &mut watches, &on_change),
                 update = next(&mut watches.pods) => self.pods(update, &mut watches, &on_change),
+                update = next(&mut watches.next_pods) => self.next_pods(update, &mut watches, &on_change),
+                () = at(self.leave_at) => self.leave(&mut watches, &on_change),
                 update = next(&mut watches.objectives) => {
                     self.rules.objectives(update, &mut self.complaints);
                     self.publish_rules();
@@ -130,6 +147,7 @@ impl ClusterDiscovery {
             stable: None,
             experimental: None,
             pods: None,
+            next_pods: None,
             objectives: None,
             rewrites: None,
         };
@@ -200,50 +218,104 @@ impl ClusterDiscovery {
     }
 
     fn pool_gone(&mut self, watches: &mut Watches, on_change: &impl Fn(&Change)) {
-        watches.pods = None;
+        if self.pool.is_some() {
+            if self.leave_at.is_none() {
+                let seconds = GRACE.as_secs();
+                tracing::warn!(
+                    pool = self.pool_name(),
+                    seconds,
+                    "The pool is deleted: its endpoints leave unless it is back in a moment"
+                );
+                self.leave_at = Some(Instant::now() + GRACE);
+            }
+            return;
+        }
+        let (name, group) = match &self.scope.source {
+            Source::Pool { name, group } => (name.as_str(), group.as_str()),
+            Source::Selector(_) => ("", GROUP),
+        };
+        let namespace = &self.scope.namespace;
+        let text =
+            format!("there is no InferencePool {name:?} ({group}) in namespace {namespace}: waiting for it");
+        self.complaints.about("InferencePool", name, &[text]);
+        self.leave(watches, on_change);
+    }
+
+    /// Drops everything that is known of the pool.
+    fn leave(&mut self, watches: &mut Watches, on_change: &impl Fn(&Change)) {
+        if self.pool.is_some() {
+            tracing::warn!(
+                pool = self.pool_name(),
+                "The pool has not come back: no endpoints until it is there"
+            );
+        }
+        (self.pool, self.next, self.leave_at) = (None, None, None);
+        (watches.pods, watches.next_pods) = (None, None);
         self.pods.clear();
         self.names.clear();
         self.listed = false;
-        if self.pool.take().is_some() {
-            tracing::warn!(
-                pool = self.pool_name(),
-                "The pool is deleted: no endpoints until it is back"
-            );
-        } else {
-            let (name, namespace, group) = match &self.scope.source {
-                Source::Pool { name, group } => (name.as_str(), &self.scope.namespace, group.as_str()),
-                Source::Selector(_) => ("", &self.scope.namespace, GROUP),
-            };
-            let text = format!(
-                "there is no InferencePool {name:?} ({group}) in namespace {namespace}: waiting for it"
-            );
-            self.complaints.about("InferencePool", name, &[text]);
-        }
         on_change(&self.datastore.clear());
     }
 
     fn pool_is(&mut self, pool: Pool, watches: &mut Watches, on_change: &impl Fn(&Change)) {
-        let before = self.pool.replace(pool.clone());
-        if before.as_ref() == Some(&pool) {
+        if self.leave_at.take().is_some() {
+            tracing::info!(pool = self.pool_name(), "The pool is back");
+        }
+        if self.next.as_ref().or(self.pool.as_ref()) == Some(&pool) {
             return;
         }
         let selector = endpoints::selector(&pool);
         tracing::info!(pool = self.pool_name(), selector, ports = ?pool.ports, "Pool");
-        self.publish_rules();
-        if before.as_ref().is_none_or(|b| b.selector != pool.selector) {
-            let selection = Selection {
-                labels: selector,
-                ..Selection::default()
-            };
-            let namespace = &self.scope.namespace;
-            let api = Api::namespaced(self.client.clone(), namespace);
-            watches.pods = Some(Watch::new(api, namespace, &selection));
-            // Pods that no longer belong leave at once; those that join come with the new list.
-            self.pods.retain(|_, pod| endpoints::selected(pod, &pool));
+        if let Some(before) = self.pool.as_mut().filter(|b| b.selector == pool.selector) {
+            *before = pool;
+            (self.next, watches.next_pods) = (None, None);
+            if self.listed {
+                self.publish_all(on_change);
+            }
+            return;
         }
-        if self.listed {
-            self.publish_all(on_change);
+        let coming = self.next.as_ref().is_some_and(|n| n.selector == pool.selector);
+        let first = self.pool.is_none();
+        if first {
+            self.pool = Some(pool);
+            self.publish_rules();
+        } else {
+            self.next = Some(pool);
         }
+        if coming {
+            return;
+        }
+        let selection = Selection {
+            labels: selector,
+            ..Selection::default()
+        };
+        let namespace = &self.scope.namespace;
+        let watch = Watch::new(
+            Api::namespaced(self.client.clone(), namespace),
+            namespace,
+            &selection,
+        );
+        if first || !self.listed {
+            self.in_force(watches, watch);
+        } else {
+            watches.next_pods = Some(watch);
+        }
+    }
+
+    /// The watch is the one of the pool's pods from now on, and so is the pool that came with it.
+    fn in_force(&mut self, watches: &mut Watches, watch: Watch<Pod>) {
+        (watches.pods, watches.next_pods) = (Some(watch), None);
+        if let Some(next) = self.next.take() {
+            self.pool = Some(next);
+        }
+    }
+
+    /// The pods of a new selector: their first list replaces all that is known in one step.
+    fn next_pods(&mut self, update: Update<Pod>, watches: &mut Watches, on_change: &impl Fn(&Change)) {
+        if let Some(watch) = watches.next_pods.take() {
+            self.in_force(watches, watch);
+        }
+        self.pods(update, watches, on_change);
     }
 
     fn pods(&mut self, first: Update<Pod>, watches: &mut Watches, on_change: &impl Fn(&Change)) {
@@ -369,6 +441,14 @@ where
 {
     match watch {
         Some(watch) => watch.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A moment that may never come.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,
     }
 }

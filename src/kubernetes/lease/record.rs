@@ -29,8 +29,20 @@ impl Observed {
 
     /// Who holds it; nobody: "".
     pub fn holder(&self) -> &str {
-        let spec = self.lease.spec.as_ref();
-        spec.and_then(|s| s.holder_identity.as_deref()).unwrap_or("")
+        holder(&self.lease)
+    }
+
+    /// Time until a record that an earlier run of `pod` wrote has expired, by the times in it; `None`: it is not of that pod,
+    /// or has no times.
+    pub fn left_behind_by(&self, pod: &str, now: Timestamp) -> Option<Duration> {
+        self.holder().strip_prefix(pod)?.strip_prefix('_')?;
+        let spec = self.lease.spec.as_ref()?;
+        let lives = i64::from(spec.lease_duration_seconds?);
+        let renewed = spec.renew_time.as_ref()?.0.as_millisecond();
+        let left = renewed
+            .saturating_add(lives * 1000)
+            .saturating_sub(now.as_millisecond());
+        Some(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
     }
 
     /// When it may be taken over.
@@ -44,6 +56,12 @@ impl Observed {
     pub fn valid(&self, now: Instant) -> bool {
         now < self.expires()
     }
+}
+
+/// Who holds a lease; nobody: "".
+pub fn holder(lease: &Lease) -> &str {
+    let spec = lease.spec.as_ref();
+    spec.and_then(|s| s.holder_identity.as_deref()).unwrap_or("")
 }
 
 /// The record after we took it over from whoever had it.
@@ -153,5 +171,19 @@ mod tests {
         let again = Observed::new(lease.clone(), Some(seen.clone()), later(14));
         let renewed = Observed::new(renewed(&lease, "a", &timings(), at(5)), Some(seen), later(14));
         assert!(!again.valid(later(16)) && renewed.valid(later(16)));
+    }
+
+    #[test]
+    fn a_record_of_the_same_pod_expires_by_its_own_times() {
+        let lease = taken(&Lease::default(), "epp-0_uid", &timings(), at(100));
+        let seen = Observed::new(lease, None, Instant::now());
+        let left = |pod: &str, second| seen.left_behind_by(pod, at(second)).map(|d| d.as_secs());
+        assert_eq!(left("epp-0", 105), Some(10));
+        assert_eq!(left("epp-0", 115), Some(0));
+        assert_eq!(left("epp-0", 1000), Some(0));
+        assert_eq!(
+            (left("epp", 1000), left("epp-00", 1000), left("epp-0_uid", 1000)),
+            (None, None, None)
+        );
     }
 }

@@ -117,6 +117,8 @@ catalogue! {
         "[ALPHA] 1 when the configuration file was accepted as it is, 0 while its last change is refused.");
     CONFIG_RELOAD_TIME = gauge("inference_extension_config_last_reload_success_timestamp_seconds", &[],
         "[ALPHA] When a configuration was last accepted, in seconds since the Unix epoch.");
+    API_SERVER_AGE = gauge("inference_extension_api_server_last_answer_age_seconds", &[],
+        "[ALPHA] Seconds since the API server last answered or told of a change; it is asked every 5 seconds when it is quiet.");
     CERTIFICATE_RELOADS = counter("inference_extension_certificate_reloads_total", &["result"],
         "[ALPHA] Changes of the certificate files while running, by success and failure.");
     TRACE_SPANS = counter("inference_extension_trace_spans_total", &["result"],

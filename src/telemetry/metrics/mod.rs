@@ -192,6 +192,11 @@ impl Metrics {
         self.families.operations.config_applied(hash, at);
     }
 
+    /// Says where a page takes the age of the API server's last word from; the first call counts.
+    pub fn api_server(&self, age: impl Fn() -> Duration + Send + Sync + 'static) {
+        self.families.operations.api_server(Box::new(age));
+    }
+
     /// Spans reached the collector.
     pub fn spans_exported(&self, n: u64) {
         self.families.operations.spans(0, n);

@@ -1,18 +1,21 @@
-//! What an operator changes while it runs, and whether it took: the configuration in force, certificates; and what became of
-//! spans.
+//! What an operator changes while it runs, and whether it took: the configuration in force, certificates; whether the API
+//! server answers; and what became of spans.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 
 use super::catalogue;
 use super::page::{Page, Value};
 
+/// Reads an age.
+type Age = Box<dyn Fn() -> Duration + Send + Sync>;
+
 /// State of the configuration.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Operations {
     /// Hash of the configuration in force, and since when, seconds.
     config: ArcSwapOption<(Arc<str>, f64)>,
@@ -20,6 +23,15 @@ pub struct Operations {
     config_refused: AtomicU64,
     certificates: [AtomicU64; 2],
     spans: [AtomicU64; 3],
+    api_server: OnceLock<Age>,
+}
+
+impl fmt::Debug for Operations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Operations")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Operations {
@@ -44,6 +56,11 @@ impl Operations {
         self.spans[result].fetch_add(n, Ordering::Relaxed);
     }
 
+    /// Where the age of the API server's last word is read; the first call counts.
+    pub fn api_server(&self, age: Age) {
+        let _already_known = self.api_server.set(age);
+    }
+
     /// Writes what is known onto the page.
     pub fn write(&self, page: &mut Page<'_>) -> fmt::Result {
         if let Some(config) = self.config.load_full() {
@@ -52,6 +69,9 @@ impl Operations {
             let good = 1 - self.config_refused.load(Ordering::Relaxed) as i64;
             page.one(&catalogue::CONFIG_RELOAD_GOOD, Value::Level(good))?;
             page.one(&catalogue::CONFIG_RELOAD_TIME, Value::Ratio(config.1))?;
+        }
+        if let Some(age) = self.api_server.get() {
+            page.one(&catalogue::API_SERVER_AGE, Value::Ratio(age().as_secs_f64()))?;
         }
         let [refused, taken] = &self.certificates;
         let reloads = [("failure", refused), ("success", taken)];

@@ -120,17 +120,12 @@ async fn a_resource_that_is_forbidden_is_said_once_with_what_to_grant() {
     endpoints_are(&epp, &["a-rank-0"]).await;
     logged(
         &epp,
-        "grant get, list and watch on inferenceobjectives.inference.networking.x-k8s.io",
+        "grant list and watch on inferenceobjectives.inference.networking.x-k8s.io",
     )
     .await;
     let tries = || server.requests("GET", OBJECTIVES.resource);
     until("three tries", || tries() >= 3).await;
-    assert_eq!(
-        logged(&epp, "grant get, list and watch on").await,
-        1,
-        "{}",
-        epp.log()
-    );
+    assert_eq!(logged(&epp, "grant list and watch on").await, 1, "{}", epp.log());
     server.forbid(OBJECTIVES.resource, false);
     logged(&epp, "Watching again").await;
 }
@@ -142,10 +137,7 @@ async fn pods_that_are_forbidden_keep_it_unready_until_they_are_granted() {
     server.apply(PODS, pod("a", "127.0.0.1"));
     server.forbid("pods", true);
     let epp = Epp::in_cluster(&server, POOL, &[]);
-    let wanted = format!(
-        "grant get, list and watch on pods in namespace {}",
-        server.namespace()
-    );
+    let wanted = format!("grant list and watch on pods in namespace {}", server.namespace());
     logged(&epp, &wanted).await;
     assert_eq!(health(&epp, "readiness").await, Some(ServingStatus::NotServing));
     server.forbid("pods", false);

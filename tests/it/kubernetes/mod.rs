@@ -2,8 +2,10 @@
 //! against a real kube-apiserver: they use of `crate::ApiServer` what both have.
 
 pub mod access;
+pub mod changes;
 mod election;
 mod faults;
+pub mod leases;
 mod pool;
 pub mod rules;
 mod start;

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Query, State};
-use axum::http::{Method, Response, StatusCode, Uri, header};
+use axum::extract::{ConnectInfo, Query, State};
+use axum::http::{HeaderMap, Method, Response, StatusCode, Uri, header};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -55,11 +56,16 @@ fn target(path: &str) -> Option<Target> {
 
 async fn serve(
     State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     method: Method,
     uri: Uri,
+    headers: HeaderMap,
     Query(query): Query<HashMap<String, String>>,
     body: Bytes,
 ) -> Answer {
+    if shared.connected(peer) {
+        return std::future::pending().await;
+    }
     let Some(target) = target(uri.path()) else {
         return failure(404, "no such path");
     };
@@ -67,10 +73,15 @@ async fn serve(
         let mut inner = shared.lock();
         let key = (method.to_string(), target.resource.clone());
         *inner.requests.entry(key).or_default() += 1;
+        let agent = headers.get(header::USER_AGENT).and_then(|a| a.to_str().ok());
+        inner.agents.insert(agent.unwrap_or_default().to_owned());
         inner.delay
     };
     tokio::time::sleep(delay).await;
-    if let Some(refused) = refused(&shared, &target) {
+    if hangs(&shared, &target) {
+        return std::future::pending().await;
+    }
+    if let Some(refused) = refused(&shared, &method, &target) {
         return refused;
     }
     let body = serde_json::from_slice::<Value>(&body).unwrap_or_default();
@@ -80,7 +91,7 @@ async fn serve(
         _ => {}
     }
     if query.get("watch").is_some_and(|w| w == "true" || w == "1") {
-        return watch(shared, target, &query);
+        return watch(shared, peer, target, &query);
     }
     let answer = {
         let mut inner = shared.lock();
@@ -102,8 +113,22 @@ async fn serve(
     answer
 }
 
-fn refused(shared: &Shared, target: &Target) -> Option<Answer> {
+/// Is the request one that is never answered?
+fn hangs(shared: &Shared, target: &Target) -> bool {
     let mut inner = shared.lock();
+    let left = inner.hanging.get_mut(&target.resource);
+    left.is_some_and(|left| std::mem::replace(left, left.saturating_sub(1)) > 0)
+}
+
+fn refused(shared: &Shared, method: &Method, target: &Target) -> Option<Answer> {
+    let mut inner = shared.lock();
+    let key = (method.to_string(), target.resource.clone());
+    if let Some(status) = inner.refusing.get(&key) {
+        return Some(failure(
+            *status,
+            &format!("{} is forbidden: {method} is refused", target.resource),
+        ));
+    }
     if inner.forbidden.contains(&target.resource) {
         let text = format!("{} is forbidden: User \"epp\" cannot touch it", target.resource);
         return Some(failure(403, &text));
@@ -253,7 +278,7 @@ fn event(happened: &Happened, selected: &dyn Fn(&Value) -> bool) -> Option<Value
     Some(json!({"type": what, "object": object}))
 }
 
-fn watch(shared: Shared, target: Target, query: &HashMap<String, String>) -> Answer {
+fn watch(shared: Shared, peer: SocketAddr, target: Target, query: &HashMap<String, String>) -> Answer {
     let from: u64 = query
         .get("resourceVersion")
         .and_then(|v| v.parse().ok())
@@ -271,6 +296,9 @@ fn watch(shared: Shared, target: Target, query: &HashMap<String, String>) -> Ans
         let mut seen = from;
         loop {
             version.mark_unchanged();
+            if shared.silent(peer) {
+                return send.closed().await;
+            }
             let news = {
                 let inner = shared.lock();
                 let since = inner.store.since(&target.resource, &target.namespace, seen);
@@ -305,7 +333,7 @@ fn watch(shared: Shared, target: Target, query: &HashMap<String, String>) -> Ans
             tokio::select! {
                 _ = version.changed() => {}
                 _ = cut.changed() => return,
-                () = tokio::time::sleep_until(deadline) => return,
+                () = tokio::time::sleep_until(deadline), if !shared.silent(peer) => return,
                 () = send.closed() => return,
             }
         }
@@ -333,6 +361,7 @@ fn found(object: Option<Value>) -> Answer {
 
 fn status(code: u16, message: &str) -> Value {
     let reason = match code {
+        401 => "Unauthorized",
         403 => "Forbidden",
         404 => "NotFound",
         409 => "Conflict",

@@ -91,6 +91,15 @@ struct Inner {
     failing: HashMap<String, (u16, usize)>,
     tokens: HashMap<String, String>,
     allowed: HashSet<(String, String, String)>,
+    /// Requests left that are never answered, by plural with group.
+    hanging: HashMap<String, usize>,
+    /// Status of every answer, by method and plural with group.
+    refusing: HashMap<(String, String), u16>,
+    /// Who has connected so far, and whose connections carry nothing any more.
+    peers: HashSet<SocketAddr>,
+    silent: HashSet<SocketAddr>,
+    /// `User-Agent` of every request so far.
+    agents: HashSet<String>,
     /// Requests so far, by method and plural with group.
     requests: HashMap<(String, String), usize>,
 }
@@ -98,6 +107,17 @@ struct Inner {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap()
+    }
+
+    /// Notes a connection; true: it has gone silent.
+    fn connected(&self, peer: SocketAddr) -> bool {
+        let mut inner = self.lock();
+        inner.peers.insert(peer);
+        inner.silent.contains(&peer)
+    }
+
+    fn silent(&self, peer: SocketAddr) -> bool {
+        self.lock().silent.contains(&peer)
     }
 
     fn told(&self) {
@@ -156,7 +176,8 @@ impl ApiServer {
             .unwrap();
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            axum::serve(listener, routes).await.unwrap();
+            let service = routes.into_make_service_with_connect_info::<SocketAddr>();
+            axum::serve(listener, service).await.unwrap();
         });
         self.serving = Some(runtime);
     }
@@ -227,6 +248,28 @@ impl ApiServer {
             .lock()
             .failing
             .insert(resource.to_owned(), (status, times));
+    }
+
+    /// Answers every request with this method about a resource with `status`.
+    pub fn refuse(&self, method: &str, resource: &str, status: u16) {
+        let key = (method.to_owned(), resource.to_owned());
+        self.shared.lock().refusing.insert(key, status);
+    }
+
+    /// Never answers the next `times` requests about a resource.
+    pub fn hang(&self, resource: &str, times: usize) {
+        self.shared.lock().hanging.insert(resource.to_owned(), times);
+    }
+
+    /// Open connections carry nothing from now on and stay open; new ones work.
+    pub fn silence(&self) {
+        let mut inner = self.shared.lock();
+        inner.silent = inner.peers.clone();
+    }
+
+    /// `User-Agent` of all requests so far.
+    pub fn agents(&self) -> HashSet<String> {
+        self.shared.lock().agents.clone()
     }
 
     /// Waits this long before every answer.
