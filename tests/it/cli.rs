@@ -24,7 +24,7 @@ const IDENTITY: &str = "error: either pool-name or endpoint-selector must be set
 
 #[test]
 fn every_command_line_ends_with_its_code_and_text() {
-    let rows: [(&str, i32, &str); 42] = [
+    let rows: [(&str, i32, &str); 43] = [
         // Acceptance vectors.
         (
             "--endpoint-selector app=x --endpoint-target-ports 8080 --endpoint-target-ports 9090",
@@ -169,6 +169,11 @@ fn every_command_line_ends_with_its_code_and_text() {
             "--endpoint-selector app=x --endpoint-target-ports 0",
             1,
             "invalid port number 0 in \"endpoint-target-ports\"",
+        ),
+        (
+            "--pool-name p --grpc-bind-address nowhere",
+            1,
+            "flag \"grpc-bind-address\" must be an IP address or empty",
         ),
         (
             "--pool-name p --bind-address nowhere",

@@ -112,6 +112,13 @@ async fn all_ports_listen_on_the_address_of_the_flag() {
 }
 
 #[tokio::test]
+async fn the_ext_proc_port_may_have_an_address_of_its_own() {
+    let epp = start(&["--bind-address=0.0.0.0", "--grpc-bind-address=127.0.0.1"]).await;
+    assert!(reachable(LOOPBACK, epp.grpc.port()) && !reachable(NEIGHBOUR, epp.grpc.port()));
+    assert!(reachable(NEIGHBOUR, epp.health.port()));
+}
+
+#[tokio::test]
 async fn the_metrics_page_is_on_loopback_only_while_nobody_can_be_asked() {
     let epp = start(&["--bind-address=0.0.0.0"]).await;
     assert!(reachable(LOOPBACK, epp.metrics.port()) && !reachable(NEIGHBOUR, epp.metrics.port()));

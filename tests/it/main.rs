@@ -13,6 +13,7 @@ mod envoy_wire;
 mod explain;
 mod fake_certificates;
 mod fake_leases;
+mod fake_reviews;
 mod fake_server;
 mod fake_silence;
 mod flags;

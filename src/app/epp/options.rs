@@ -165,6 +165,13 @@ pub static FLAGS: &[Flag] = &[
         "address all servers listen on; :: is every address, IPv4 and IPv6",
     )),
     ours(flag(
+        "grpc-bind-address",
+        Kind::Text,
+        "",
+        SERVERS,
+        "address the ext_proc port listens on; empty is that of --bind-address",
+    )),
+    ours(flag(
         "threads",
         Kind::Int,
         "0",

@@ -24,7 +24,8 @@ impl Ports {
     /// One is taken or not allowed.
     pub fn bind(settings: &Settings, reviewed: bool) -> Result<Self, RunError> {
         let reach = settings.bind.map_or(Reach::Everyone, Reach::Address);
-        // With authorization on and no cluster to ask, the page is for this host alone (decision 24).
+        let grpc_reach = settings.grpc_bind.map_or(Reach::Everyone, Reach::Address);
+        // With authorization on and no cluster to ask, the page is for this host alone.
         let metrics_reach = match reach {
             Reach::Address(ip) if ip.is_loopback() => reach,
             _ if settings.metrics_auth && !reviewed => Reach::Loopback,
@@ -34,7 +35,7 @@ impl Ports {
             Ok(TcpListener::from_std(listen::bind(reach, port, flag)?)?)
         };
         Ok(Ports {
-            grpc: open(reach, settings.grpc_port, "grpc-port")?,
+            grpc: open(grpc_reach, settings.grpc_port, "grpc-port")?,
             health: open(reach, settings.health_port, "grpc-health-port")?,
             metrics: open(metrics_reach, settings.metrics_port, "metrics-port")?,
         })

@@ -32,6 +32,8 @@ pub struct Settings {
     pub ignore_subset: bool,
     /// Address of all servers; `None` is every address.
     pub bind: Option<IpAddr>,
+    /// Address of the ext_proc port; `None` is every address.
+    pub grpc_bind: Option<IpAddr>,
     /// Port of ext_proc.
     pub grpc_port: u16,
     /// Port of gRPC health.
@@ -214,11 +216,11 @@ impl Settings {
             selector: validate::selector(p.text("endpoint-selector")).unwrap_or_default(),
             target_ports,
             ignore_subset: p.bool("disable-endpoint-subset-filter"),
-            bind: p
-                .text("bind-address")
-                .parse()
-                .ok()
-                .filter(|a: &IpAddr| !(a.is_ipv6() && a.is_unspecified())),
+            bind: address(p.text("bind-address")),
+            grpc_bind: match p.text("grpc-bind-address") {
+                "" => address(p.text("bind-address")),
+                own => address(own),
+            },
             grpc_port: port("grpc-port"),
             health_port: port("grpc-health-port"),
             metrics_port: port("metrics-port"),
@@ -358,6 +360,12 @@ fn idle_flags(p: &Parsed) -> Vec<&'static str> {
         && !given("client-ca-file");
     let text = "enable-cert-reload: there is nothing to follow without --cert-path or --client-ca-file";
     nothing_to_follow.then_some(text).into_iter().collect()
+}
+
+/// An address to listen on; `None` is every address, IPv4 and IPv6.
+fn address(text: &str) -> Option<IpAddr> {
+    let address: Option<IpAddr> = text.parse().ok();
+    address.filter(|a| !(a.is_ipv6() && a.is_unspecified()))
 }
 
 #[cfg(test)]

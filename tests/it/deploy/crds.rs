@@ -122,6 +122,13 @@ fn a_pool_that_the_reference_refuses_is_refused() {
 }
 
 #[test]
+fn an_objective_may_lack_its_spec() {
+    let object = json!({"apiVersion": "inference.networking.x-k8s.io/v1alpha2", "kind": "InferenceObjective",
+                        "metadata": {"name": "o"}});
+    assert_eq!(mistakes(&object), Some(vec![]));
+}
+
+#[test]
 fn objectives_and_rewrites_that_the_reference_refuses_are_refused() {
     let of = |kind: &str, spec: Value| json!({"apiVersion": "inference.networking.x-k8s.io/v1alpha2", "kind": kind, "metadata": {"name": "o"}, "spec": spec});
     let rule = |rule: Value| json!({"poolRef": {"name": "p"}, "rules": [rule]});

@@ -1,6 +1,15 @@
-{{/* The name of everything: the release's, cut so that the longest derived name fits. */}}
+{{/* The name of everything: the release's, cut so that the longest derived name fits. A Service's name holds no dot and
+begins with a letter: 70b becomes epp-70b. */}}
 {{- define "epp.name" -}}
-{{- printf "%s-epp" (.Release.Name | lower | trunc 40 | trimSuffix "-") -}}
+{{- $name := .Release.Name | lower | replace "." "-" | trunc 40 | trimSuffix "-" -}}
+{{- if regexMatch "^[0-9]" $name -}}epp-{{ $name }}{{- else -}}{{ $name }}-epp{{- end -}}
+{{- end -}}
+
+{{/* The lease of the replicas: named after the pool, or after the Deployment where there is none. */}}
+{{- define "epp.lease" -}}
+{{- $of := include "epp.name" . -}}
+{{- if eq .Values.mode "gateway" -}}{{- $of = include "epp.pool" . -}}{{- end -}}
+{{- printf "epp-%s-%s.gateway-api-inference-extension.sigs.k8s.io" .Release.Namespace $of -}}
 {{- end -}}
 
 {{/* The pool this is the extension of. */}}
