@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use crate::net::http2::Counted;
 use crate::net::places::Place;
 use crate::requestcontrol::CurrentDirector;
+use crate::requestcontrol::streams::{StreamHandle, Streams};
 
 use super::session::Session;
 use super::stream::{Limits, Stream};
@@ -26,6 +27,7 @@ const PROCESS: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
 #[derive(Clone)]
 pub struct ExtProcService {
     directors: Arc<CurrentDirector>,
+    streams: Arc<Streams>,
     limits: Limits,
     max_message: usize,
     unreadable: Arc<Once>,
@@ -34,15 +36,17 @@ pub struct ExtProcService {
 }
 
 impl ExtProcService {
-    /// A service that gives each new stream the director in force, refusing messages above `max_message` bytes. `other` answers every other path.
+    /// A service that gives each new stream the director in force and a place among `streams`, refusing messages above `max_message` bytes. `other` answers every other path.
     pub fn new(
         directors: Arc<CurrentDirector>,
+        streams: Arc<Streams>,
         limits: Limits,
         max_message: usize,
         other: Option<tonic::service::Routes>,
     ) -> Self {
         ExtProcService {
             directors,
+            streams,
             limits,
             max_message,
             unreadable: Arc::new(Once::new()),
@@ -73,8 +77,9 @@ impl Connection {
         let service = &self.service;
         let stream = Stream::new(service.directors.load(), service.limits);
         let input = Body::new(request.into_body());
-        let (unreadable, open) = (service.unreadable.clone(), self.place.stream());
-        let session = Session::new(input, stream, service.max_message, unreadable, open);
+        let shared = (StreamHandle::new(service.streams.clone()), self.place.stream());
+        let unreadable = service.unreadable.clone();
+        let session = Session::new(input, stream, shared, service.max_message, unreadable);
         grpc_response(Body::new(session))
     }
 }

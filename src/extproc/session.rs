@@ -1,6 +1,9 @@
 //! The HTTP/2 body of an ext_proc stream: polling it reads messages, runs the state machine and yields answer
 //! frames. No task, no channel; between the phases of an exchange it holds no buffer, which is why gRPC framing
 //! is done here and not by `tonic::Streaming`, which keeps its largest buffer for the life of the stream.
+//!
+//! What it holds is counted after each poll in the budget that all streams share; a stream that is told to end, for want
+//! of room or of time, is woken and ends here.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -12,7 +15,9 @@ use http::HeaderMap;
 use http_body::{Body, Frame};
 use tonic::{Code, Status};
 
+use crate::model::error::{self, DropReason, RequestError};
 use crate::net::places::OpenStream;
+use crate::requestcontrol::streams::{FREE, Interrupt, Refusal, StreamHandle};
 use crate::telemetry::logging::request_scope;
 use crate::wire::ext_proc::{self, BodyMode, Outbox};
 use crate::wire::grpc::Deframer;
@@ -22,20 +27,50 @@ use super::stream::{Next, Stream};
 /// Answers queued beyond this many bytes are sent before more is read.
 const SEND_FIRST: usize = 256 * 1024;
 
+/// A first message smaller than this is copied: its headers are kept until the body is complete, and would keep alive
+/// the whole buffer they were read into. A larger one has a buffer of its own.
+const COPIED: usize = 16 * 1024;
+
 /// One ext_proc stream as a response body.
 pub struct Session {
     input: tonic::body::Body,
     input_ended: bool,
     deframer: Deframer,
     stream: Stream,
+    handle: StreamHandle,
     /// Said once per service: a proxy that sends no readable bodies does so for every request.
     unreadable: Arc<Once>,
     out: Outbox,
+    unsent: Unsent,
     /// How the stream ends, once that is decided.
     verdict: Option<Status>,
     trailers_sent: bool,
     /// Counts the stream as open on its connection.
     _open: OpenStream,
+}
+
+/// A routed body that is queued: its memory is free only when its last piece is sent.
+#[derive(Default)]
+struct Unsent {
+    /// Bytes taken from the outbox so far.
+    sent: u64,
+    /// Size of the body, and what `sent` will be when it is sent.
+    body: usize,
+    until: u64,
+}
+
+impl Unsent {
+    fn queued(&mut self, out: &Outbox) {
+        self.body = out.len();
+        self.until = self.sent + out.len() as u64;
+    }
+
+    fn sent(&mut self, bytes: usize) {
+        self.sent += bytes as u64;
+        if self.sent >= self.until {
+            self.body = 0;
+        }
+    }
 }
 
 impl Session {
@@ -44,17 +79,19 @@ impl Session {
     pub fn new(
         input: tonic::body::Body,
         stream: Stream,
+        (handle, open): (StreamHandle, OpenStream),
         max_message: usize,
         unreadable: Arc<Once>,
-        open: OpenStream,
     ) -> Self {
         Session {
             input,
             input_ended: false,
             deframer: Deframer::new(max_message),
             stream,
+            handle,
             unreadable,
             out: Outbox::default(),
+            unsent: Unsent::default(),
             verdict: None,
             trailers_sent: false,
             _open: open,
@@ -64,11 +101,15 @@ impl Session {
     /// Handles every message that is here.
     fn handle_messages(&mut self) {
         while self.verdict.is_none() && self.out.len() < SEND_FIRST {
-            let message = match self.deframer.next_message() {
+            let mut message = match self.deframer.next_message() {
                 Ok(Some(message)) => message,
                 Ok(None) => return,
                 Err(e) => return self.fail(Status::new(Code::ResourceExhausted, e.to_string())),
             };
+            let request_open = self.stream.request_open();
+            if self.stream.waiting() && message.len() < COPIED {
+                message = Bytes::copy_from_slice(&message);
+            }
             let incoming = match ext_proc::decode(&message) {
                 Ok(incoming) => incoming,
                 Err(e) => return self.fail(Status::new(Code::InvalidArgument, e.to_string())),
@@ -79,6 +120,9 @@ impl Session {
             let next = catch_unwind(AssertUnwindSafe(|| stream.on_message(incoming, out)));
             if let Some(mode) = self.stream.take_unreadable() {
                 self.unreadable.call_once(|| say_unreadable(mode));
+            }
+            if request_open && !self.stream.request_open() {
+                self.unsent.queued(&self.out);
             }
             match next {
                 Ok(Next::Read) => {}
@@ -125,6 +169,128 @@ impl Session {
             self.verdict = Some(Status::ok(""));
         }
     }
+
+    /// Reads, handles and sends what is there.
+    fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
+        loop {
+            self.handle_messages();
+            // Read as far as bytes are here before sending, so that answers travel together.
+            if self.verdict.is_none() && self.out.len() < SEND_FIRST && !self.input_ended {
+                match self.poll_input(cx) {
+                    Poll::Ready(()) => continue,
+                    Poll::Pending if self.out.is_empty() => return Poll::Pending,
+                    Poll::Pending => {}
+                }
+            }
+            if let Some(bytes) = self.out.pop() {
+                self.unsent.sent(bytes.len());
+                return Poll::Ready(Some(Frame::data(bytes)));
+            }
+            if self.input_ended {
+                self.end_of_input();
+            }
+            if let Some(status) = &self.verdict {
+                if std::mem::replace(&mut self.trailers_sent, true) {
+                    return Poll::Ready(None);
+                }
+                let mut trailers = HeaderMap::with_capacity(2);
+                if status.add_header(&mut trailers).is_err() {
+                    trailers.insert("grpc-status", http::HeaderValue::from(2));
+                }
+                return Poll::Ready(Some(Frame::trailers(trailers)));
+            }
+        }
+    }
+
+    /// Bytes of memory held for this stream.
+    fn held(&self) -> usize {
+        self.deframer.held() + self.stream.held() + self.out.len().max(self.unsent.body)
+    }
+
+    /// Ends the stream as `why` asks, unless that no longer holds.
+    fn interrupt(&mut self, why: Interrupt) {
+        match why {
+            Interrupt::Shed => {
+                // It is told no more often than it enters the budget anew.
+                if self.lets_go() {
+                    return self.handle.go_on();
+                }
+                let text =
+                    "too many bytes are buffered, and this request has been unfinished for the longest time";
+                self.end_early(why, buffers_full(text));
+            }
+            Interrupt::BodyTimeout if self.stream.request_open() && self.verdict.is_none() => {
+                let text = "request body did not come in time (--request-body-timeout)";
+                let error = RequestError::new(error::Code::RequestTimeout, text);
+                self.end_early(why, error.dropped(DropReason::BodyTimeout));
+            }
+            Interrupt::Idle if self.verdict.is_none() => {
+                self.handle.streams().ended_by(why);
+                let text = "nothing has come or gone for too long (--stream-idle-timeout)";
+                self.fail(Status::new(Code::DeadlineExceeded, text));
+            }
+            Interrupt::BodyTimeout | Interrupt::Idle => self.handle.go_on(),
+        }
+    }
+
+    /// Lets go of what the stream can go on without. Does it hold next to nothing now?
+    fn lets_go(&mut self) -> bool {
+        self.stream.forget_usage();
+        self.held() as u64 <= FREE
+    }
+
+    /// The bytes held are too many.
+    fn refuse(&mut self, refusal: Refusal) {
+        if self.lets_go() {
+            return;
+        }
+        match refusal {
+            Refusal::Full => self.end_early(Interrupt::Shed, buffers_full("too many bytes are buffered")),
+            Refusal::TooLarge(_) => {
+                let text = format!("request body is {refusal}");
+                let error = RequestError::new(error::Code::PayloadTooLarge, text);
+                if !self.turn_away(error) {
+                    self.abandon(Status::new(Code::ResourceExhausted, refusal.to_string()));
+                }
+            }
+        }
+    }
+
+    /// Turns the request away if it has not gone on, else ends the stream; either way nothing is held afterwards.
+    fn end_early(&mut self, why: Interrupt, error: RequestError) {
+        self.handle.streams().ended_by(why);
+        tracing::warn!(reason = ?why, bytes = self.held(), "Stream ended early");
+        let code = match why {
+            Interrupt::Shed => Code::ResourceExhausted,
+            Interrupt::BodyTimeout | Interrupt::Idle => Code::DeadlineExceeded,
+        };
+        let status = Status::new(code, error.message.clone());
+        if !self.turn_away(error) {
+            self.abandon(status);
+        }
+    }
+
+    fn turn_away(&mut self, error: RequestError) -> bool {
+        let answered = self.verdict.is_none() && self.stream.turn_away(error, &mut self.out);
+        if answered {
+            self.deframer.clear();
+            self.verdict = Some(Status::ok(""));
+        }
+        answered
+    }
+
+    /// Ends the stream with an error and drops what it holds.
+    fn abandon(&mut self, status: Status) {
+        self.deframer.clear();
+        self.out = Outbox::default();
+        self.unsent = Unsent::default();
+        self.fail(status);
+        self.stream.forget();
+    }
+}
+
+fn buffers_full(text: &'static str) -> RequestError {
+    RequestError::new(error::Code::ServiceUnavailable, text).dropped(DropReason::BuffersFull)
 }
 
 fn say_unreadable(mode: BodyMode) {
@@ -140,32 +306,25 @@ impl Body for Session {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
+        if let Some(why) = this.handle.interrupted() {
+            this.interrupt(why);
+        }
         loop {
-            this.handle_messages();
-            // Read as far as bytes are here before sending, so that answers travel together.
-            if this.verdict.is_none() && this.out.len() < SEND_FIRST && !this.input_ended {
-                match this.poll_input(cx) {
-                    Poll::Ready(()) => continue,
-                    Poll::Pending if this.out.is_empty() => return Poll::Pending,
-                    Poll::Pending => {}
+            let polled = this.poll_exchange(cx);
+            let pending = polled.is_pending();
+            if pending {
+                this.deframer.settle();
+            }
+            if let Err(refusal) = this.handle.hold(this.held(), cx.waker()) {
+                this.refuse(refusal);
+                if pending {
+                    continue;
                 }
             }
-            if let Some(bytes) = this.out.pop() {
-                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            if pending {
+                this.handle.waits(this.stream.request_open(), cx.waker());
             }
-            if this.input_ended {
-                this.end_of_input();
-            }
-            if let Some(status) = &this.verdict {
-                if std::mem::replace(&mut this.trailers_sent, true) {
-                    return Poll::Ready(None);
-                }
-                let mut trailers = HeaderMap::with_capacity(2);
-                if status.add_header(&mut trailers).is_err() {
-                    trailers.insert("grpc-status", http::HeaderValue::from(2));
-                }
-                return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
-            }
+            return polled.map(|frame| frame.map(Ok));
         }
     }
 

@@ -59,6 +59,7 @@ pub struct Stream {
     limits: Limits,
     modes: Protocol,
     metadata: Metadata,
+    metadata_held: usize,
     request: Request,
     response: Response,
     /// Answered with an immediate response: nothing more is said.
@@ -77,6 +78,7 @@ impl Stream {
             limits,
             modes: Protocol::default(),
             metadata: Metadata::default(),
+            metadata_held: 0,
             request: Request::Waiting,
             response: Response::Waiting,
             rejected: false,
@@ -95,6 +97,7 @@ impl Stream {
         }
         if let Some(metadata) = incoming.metadata {
             self.metadata.merge(metadata);
+            self.metadata_held = self.metadata.held();
         }
         if let Message::Headers(Side::Response, ..)
         | Message::Body(Side::Response, ..)
@@ -135,6 +138,49 @@ impl Stream {
         self.rejected = true;
         answer::rejection(out, error);
         self.exchange.finish(End::Error);
+    }
+
+    /// Nothing has come.
+    pub fn waiting(&self) -> bool {
+        matches!(self.request, Request::Waiting)
+    }
+
+    /// Drops what is held, once the stream has failed.
+    pub fn forget(&mut self) {
+        self.request = Request::Passing { ended: true };
+        self.metadata = Metadata::default();
+        self.metadata_held = 0;
+        self.closed = true;
+    }
+
+    /// Is the request not complete?
+    pub fn request_open(&self) -> bool {
+        matches!(self.request, Request::Waiting | Request::Gathering(..))
+    }
+
+    /// Bytes of memory held.
+    pub fn held(&self) -> usize {
+        let request = match &self.request {
+            Request::Gathering(headers, body) => headers.held() + body.held(),
+            Request::Waiting | Request::Passing { .. } => 0,
+        };
+        request + self.metadata_held + self.exchange.held()
+    }
+
+    /// Lets go of what is held of the response for counting its usage.
+    pub fn forget_usage(&mut self) {
+        self.exchange.forget_usage();
+    }
+
+    /// Turns a request away whose body is being gathered. Returns false where there is none that could be answered.
+    pub fn turn_away(&mut self, error: RequestError, out: &mut Outbox) -> bool {
+        let gathering = matches!(self.request, Request::Gathering(..));
+        if gathering {
+            let error = self.exchange.rejected(error);
+            self.reject(&error, out);
+            self.closed = true;
+        }
+        gathering
     }
 
     /// The body mode that keeps request bodies from being read, once, where this stream came upon one.
@@ -221,7 +267,11 @@ impl Stream {
                         .exchange
                         .rejected(RequestError::new(Code::PayloadTooLarge, text)));
                 }
-                body.push(bytes);
+                if end && body.is_empty() {
+                    *body = bytes.into();
+                } else {
+                    body.push(bytes);
+                }
                 if end || self.modes.request == BodyMode::BufferedPartial {
                     return self.route(true, out);
                 }

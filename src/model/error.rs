@@ -9,6 +9,8 @@ use std::fmt;
 pub enum Code {
     /// The request cannot be understood: 400.
     BadRequest,
+    /// The body did not come in time: 408.
+    RequestTimeout,
     /// The body is over the limit: 413.
     PayloadTooLarge,
     /// The pool cannot take more: 429.
@@ -24,6 +26,7 @@ impl Code {
     pub fn name(self) -> &'static str {
         match self {
             Code::BadRequest => "BadRequest",
+            Code::RequestTimeout => "RequestTimeout",
             Code::PayloadTooLarge => "PayloadTooLarge",
             Code::InferencePoolResourceExhausted => "InferencePoolResourceExhausted",
             Code::Internal => "Internal",
@@ -35,6 +38,7 @@ impl Code {
     pub fn http_status(self) -> u16 {
         match self {
             Code::BadRequest => 400,
+            Code::RequestTimeout => 408,
             Code::PayloadTooLarge => 413,
             Code::InferencePoolResourceExhausted => 429,
             Code::Internal => 500,
@@ -50,6 +54,10 @@ pub enum DropReason {
     Saturated,
     /// No endpoint is eligible.
     NoEndpoints,
+    /// The memory for requests under way is used up.
+    BuffersFull,
+    /// The body did not come in time.
+    BodyTimeout,
 }
 
 impl DropReason {
@@ -58,6 +66,8 @@ impl DropReason {
         match self {
             DropReason::Saturated => "rejected-saturated",
             DropReason::NoEndpoints => "rejected-no-endpoints",
+            DropReason::BuffersFull => "rejected-buffers-full",
+            DropReason::BodyTimeout => "rejected-body-timeout",
         }
     }
 }

@@ -80,6 +80,12 @@ impl Headers {
         self.0.push(Header { name, value });
     }
 
+    /// Bytes of memory held, the buffer of names and values included.
+    pub fn held(&self) -> usize {
+        let text: usize = self.0.iter().map(|h| h.name.len() + h.value.len()).sum();
+        text + self.0.capacity() * size_of::<Header>()
+    }
+
     /// All headers in order.
     pub fn iter(&self) -> impl Iterator<Item = &Header> {
         self.0.iter()

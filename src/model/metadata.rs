@@ -12,6 +12,13 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    /// Bytes of memory held.
+    pub fn held(&self) -> usize {
+        let entries = self.subset.iter().flatten();
+        let subset: usize = entries.map(|e| e.capacity() + size_of::<String>()).sum();
+        subset + self.served.as_ref().map_or(0, String::capacity)
+    }
+
     /// Takes over what `newer` says and keeps what it is silent about (request.md §11 row 12).
     pub fn merge(&mut self, newer: Metadata) {
         self.subset = newer.subset.or(self.subset.take());

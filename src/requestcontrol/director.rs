@@ -286,7 +286,7 @@ impl Director {
             routed.body = openai::splice_model(&bytes, &places, &request.target_model);
             routed.body_changed = true;
         } else {
-            routed.body = body.chunks().to_vec();
+            routed.body = vec![bytes];
         }
         routed
             .set

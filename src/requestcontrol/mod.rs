@@ -12,6 +12,7 @@ pub mod kept;
 pub mod plan;
 pub mod record;
 mod routed;
+pub mod streams;
 mod subset;
 mod trace;
 mod workspace;

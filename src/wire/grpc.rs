@@ -6,6 +6,10 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+/// Bytes of an unfinished message that come in pieces smaller than this are copied together: each would keep
+/// alive the whole buffer it was read into.
+const KEPT: usize = 8 * 1024;
+
 /// Why a frame is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
@@ -21,6 +25,8 @@ pub enum FrameError {
 #[derive(Debug)]
 pub struct Deframer {
     pieces: VecDeque<Bytes>,
+    /// Small pieces after the last one of `pieces`.
+    tail: Vec<u8>,
     len: usize,
     limit: usize,
 }
@@ -32,6 +38,7 @@ impl Deframer {
     pub fn new(limit: usize) -> Self {
         Deframer {
             pieces: VecDeque::new(),
+            tail: Vec::new(),
             len: 0,
             limit,
         }
@@ -39,15 +46,55 @@ impl Deframer {
 
     /// Adds received bytes.
     pub fn push(&mut self, bytes: Bytes) {
-        if !bytes.is_empty() {
-            self.len += bytes.len();
-            self.pieces.push_back(bytes);
+        if bytes.is_empty() {
+            return;
         }
+        if self.len > 0 && bytes.len() < KEPT {
+            self.copy_small_front();
+            self.tail.extend_from_slice(&bytes);
+        } else {
+            self.end_tail();
+            self.pieces.push_back(bytes.clone());
+        }
+        self.len += bytes.len();
+    }
+
+    /// Nothing more comes for a while: lets go of a buffer of which only a small beginning of a message is needed.
+    pub fn settle(&mut self) {
+        if self.len > 0 {
+            self.copy_small_front();
+        }
+    }
+
+    /// A small first piece becomes the tail.
+    fn copy_small_front(&mut self) {
+        if self.tail.is_empty()
+            && self.pieces.len() == 1
+            && let Some(piece) = self.pieces.pop_front_if(|p| p.len() < KEPT)
+        {
+            self.tail.extend_from_slice(&piece);
+        }
+    }
+
+    fn end_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.pieces.push_back(std::mem::take(&mut self.tail).into());
+        }
+    }
+
+    /// Bytes of memory held for what was not handed out.
+    pub fn held(&self) -> usize {
+        self.len + (self.tail.capacity() - self.tail.len()) + self.pieces.len() * size_of::<Bytes>()
     }
 
     /// Bytes held that are not part of a message handed out.
     pub fn pending(&self) -> usize {
         self.len
+    }
+
+    /// Forgets what is held.
+    pub fn clear(&mut self) {
+        *self = Deframer::new(self.limit);
     }
 
     /// The next whole message.
@@ -68,6 +115,7 @@ impl Deframer {
         if self.len < PREFIX + len {
             return Ok(None);
         }
+        self.end_tail();
         self.skip(PREFIX);
         Ok(Some(self.take(len)))
     }
@@ -77,7 +125,7 @@ impl Deframer {
             return Some(*p);
         }
         let mut prefix = [0; PREFIX];
-        let mut bytes = self.pieces.iter().flatten();
+        let mut bytes = self.pieces.iter().flatten().chain(&self.tail);
         for slot in &mut prefix {
             *slot = *bytes.next()?;
         }
@@ -160,6 +208,29 @@ mod tests {
                 }
             }
             prop_assert_eq!(got, messages);
+            prop_assert_eq!(deframer.pending(), 0);
+        }
+
+        #[test]
+        fn an_unfinished_message_holds_little_more_than_its_bytes(
+            sizes in prop::collection::vec(prop_oneof![8 => 1_usize..30, 1 => 8_000_usize..17_000], 1..60),
+        ) {
+            let mut deframer = Deframer::new(1 << 20);
+            deframer.push(Bytes::from_static(&[0, 0, 0x0f, 0xff, 0xff]));
+            let (mut sum, mut small) = (5, 0);
+            for size in sizes {
+                let buffer = Bytes::from(vec![7; 20_000]);
+                deframer.push(buffer.slice(0..size));
+                deframer.settle();
+                prop_assert!(deframer.next_message().unwrap().is_none());
+                prop_assert!(size >= KEPT || buffer.is_unique(), "a small piece keeps its buffer");
+                (sum, small) = (sum + size, small + usize::from(size < KEPT) * size);
+                prop_assert_eq!(deframer.pending(), sum);
+                prop_assert!(deframer.held() <= sum + 2 * small + 4096, "{} for {sum}", deframer.held());
+            }
+            deframer.push(Bytes::from(vec![7; 0x000f_ffff + 5 - sum]));
+            let message = deframer.next_message().unwrap().unwrap();
+            prop_assert!(message.len() == 0x000f_ffff && message.iter().all(|b| *b == 7));
             prop_assert_eq!(deframer.pending(), 0);
         }
 

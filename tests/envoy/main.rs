@@ -7,6 +7,7 @@ mod cluster;
 mod edge;
 mod faults;
 mod hardening;
+mod limits;
 mod operate;
 mod plain;
 mod routing;

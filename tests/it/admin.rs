@@ -229,6 +229,7 @@ fn everything() -> Arc<Metrics> {
     metrics.endpoint_queues("p", || vec![("a-rank-0".into(), 4), ("b-rank-0".into(), 0)]);
     metrics.build_info("c0ffee", "main");
     metrics.connections().failed(Port::ExtProc, Failure::Protocol);
+    metrics.buffered_bytes(9 << 20, || 16384);
     metrics.config_applied("0123456789abcdef", std::time::SystemTime::now());
     metrics.api_server(|| Duration::from_millis(1500));
     Arc::new(metrics)

@@ -4,6 +4,7 @@
 
 mod admin;
 mod bodies;
+mod budget;
 mod cli;
 mod config;
 mod connections;

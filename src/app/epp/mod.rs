@@ -17,6 +17,7 @@ mod ports;
 mod reload;
 mod run;
 mod shutdown;
+mod streams;
 mod tasks;
 mod workers;
 

@@ -306,6 +306,27 @@ pub static FLAGS: &[Flag] = &[
         "bytes; a larger request body is answered with 413",
     )),
     ours(flag(
+        "max-buffered-bytes",
+        Kind::Int,
+        "0",
+        LIMITS,
+        "bytes held for all requests and answers under way; beyond it the oldest unfinished ones are answered with 503; 0 is a fifth of the memory limit, 40 MiB to 1 GiB",
+    )),
+    ours(flag(
+        "request-body-timeout",
+        Kind::Duration,
+        "60s",
+        LIMITS,
+        "how long a request body may take to come; a later one is answered with 408; 0 is no limit",
+    )),
+    ours(flag(
+        "stream-idle-timeout",
+        Kind::Duration,
+        "1h",
+        LIMITS,
+        "how long a stream may be silent in both directions before it is ended; 0 is no limit",
+    )),
+    ours(flag(
         "grpc-max-recv-msg-size",
         Kind::Int,
         "4194304",

@@ -38,6 +38,7 @@ use super::parts::Parts;
 use super::reload::{self, Reloader};
 use super::settings::{ConfigSource, Settings};
 use super::shutdown::{Cut, Drain, Signals};
+use super::streams;
 use super::tasks::Tasks;
 use super::workers;
 
@@ -155,7 +156,7 @@ impl Running {
             .tasks
             .spawn_thread("scraping", "scrape", poller.run(running.background.clone()))?;
         running.gauges(&settings, &lasting);
-        running.serve_ext_proc(&settings, &live, tls.as_ref(), ports.grpc)?;
+        running.serve_ext_proc(&settings, (&lasting, &live), tls.as_ref(), ports.grpc)?;
         let reviewed = cluster.filter(|_| settings.metrics_auth);
         let page = match reviewed {
             Some(cluster) => MetricsPage::reviewed(lasting.metrics.clone(), cluster.reviewer()),
@@ -216,7 +217,7 @@ impl Running {
     fn serve_ext_proc(
         &mut self,
         settings: &Settings,
-        live: &Live,
+        (lasting, live): (&Lasting, &Live),
         tls: Option<&Arc<ServerTls>>,
         port: TcpListener,
     ) -> Result<(), RunError> {
@@ -226,7 +227,11 @@ impl Running {
         let health_here = settings
             .health_checking
             .then(|| tonic::service::Routes::new(HealthService::for_ext_proc_port()));
-        let service = ExtProcService::new(live.directors.clone(), limits, settings.max_message, health_here);
+        let streams = streams::shared(settings, &lasting.metrics);
+        let tick = streams::tick(streams.clone(), self.background.clone());
+        self.tasks.spawn("limiting streams", tick);
+        let directors = live.directors.clone();
+        let service = ExtProcService::new(directors, streams, limits, settings.max_message, health_here);
         let workers = workers::start(settings.threads, &service, tls, &mut self.tasks)?;
         let (places, closed, background) =
             (self.places.clone(), self.closed.clone(), self.background.clone());

@@ -8,12 +8,13 @@ use std::time::Duration;
 use crate::admin::debug::FlagValue;
 use crate::base::flags::{self, Parsed, Stop};
 use crate::net::tls::{Policy, TlsSource};
+use crate::requestcontrol::streams::Timeouts;
 use crate::telemetry::logging::{self, Encoder, StackLevel, Threshold, TimeFormat};
 use crate::telemetry::spans::TracingSettings;
 
 use super::environment::{Environment, Lookup};
 use super::options::{FLAGS, METRIC_FLAGS};
-use super::{environment, validate};
+use super::{environment, streams, validate};
 
 /// Everything `epp` is told from outside, checked.
 #[derive(Clone, Debug)]
@@ -84,6 +85,10 @@ pub struct Settings {
     pub metric_specs: Option<MetricSpecs>,
     /// Largest request body, bytes.
     pub max_request_body: usize,
+    /// Bytes held for all requests and answers under way.
+    pub max_buffered: u64,
+    /// How long request bodies and silence may last.
+    pub stream_timeouts: Timeouts,
     /// Largest ext_proc message, bytes.
     pub max_message: usize,
     /// Decisions kept for the debug pages; 0 keeps none.
@@ -251,6 +256,11 @@ impl Settings {
             metrics_insecure: p.bool("model-server-metrics-https-insecure-skip-verify"),
             metric_specs: METRIC_FLAGS.iter().any(|f| p.is_set(f)).then(|| metric_specs(p)),
             max_request_body: size("max-request-body-size"),
+            max_buffered: streams::max_buffered(size("max-buffered-bytes") as u64),
+            stream_timeouts: Timeouts {
+                request_body: time("request-body-timeout"),
+                idle: time("stream-idle-timeout"),
+            },
             max_message: size("grpc-max-recv-msg-size"),
             debug_decisions: size("debug-decisions"),
             pprof: p.bool("enable-pprof"),

@@ -161,10 +161,21 @@ fn ours(p: &Parsed, errors: &mut Vec<String>) {
             errors.push(format!("flag \"{name}\" must be above 0, not {value}"));
         }
     }
-    for name in ["drain-timeout", "drain-quiet-period"] {
+    for name in [
+        "drain-timeout",
+        "drain-quiet-period",
+        "request-body-timeout",
+        "stream-idle-timeout",
+    ] {
         if p.duration(name).0 < 0 {
             errors.push(format!("flag \"{name}\" must not be negative"));
         }
+    }
+    let buffered = p.int("max-buffered-bytes");
+    if buffered != 0 && !(1 << 20..=1 << 40).contains(&buffered) {
+        errors.push(format!(
+            "flag \"max-buffered-bytes\" must be 0 or a number of bytes from 1048576 on, not {buffered}"
+        ));
     }
     connections(p, errors);
     for name in ["max-request-body-size", "grpc-max-recv-msg-size"] {

@@ -30,7 +30,7 @@ use connections::Connections;
 use family::Family;
 use histogram::Histogram;
 use model::Models;
-use operations::Operations;
+use operations::{Buffered, Operations};
 use page::{Page, Value};
 
 /// All metrics; share it in an `Arc`.
@@ -210,6 +210,18 @@ impl Metrics {
     /// Spans were lost because the collector could not be reached or refused them.
     pub fn spans_failed(&self, n: u64) {
         self.families.operations.spans(2, n);
+    }
+
+    /// A stream was ended for want of room (0), of a body in time (1) or of any traffic (2).
+    pub fn stream_ended_early(&self, reason: usize) {
+        self.families.operations.stream_ended_early(reason);
+    }
+
+    /// Says where a page takes the bytes held for requests and answers under way from; `limit` is the most they may be. The
+    /// last call wins.
+    pub fn buffered_bytes(&self, limit: u64, read: impl Fn() -> u64 + Send + Sync + 'static) {
+        let read = Box::new(read);
+        self.families.operations.buffered(Buffered { limit, read });
     }
 
     /// Changed certificate files were taken, or refused.

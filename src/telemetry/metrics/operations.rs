@@ -23,7 +23,25 @@ pub struct Operations {
     config_refused: AtomicU64,
     certificates: [AtomicU64; 2],
     spans: [AtomicU64; 3],
+    streams: [AtomicU64; 3],
+    buffered: ArcSwapOption<Buffered>,
     api_server: OnceLock<Age>,
+}
+
+/// Where the bytes under way are read from.
+pub struct Buffered {
+    /// Most bytes.
+    pub limit: u64,
+    /// Bytes now; called once per page.
+    pub read: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl fmt::Debug for Buffered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buffered")
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for Operations {
@@ -56,6 +74,16 @@ impl Operations {
         self.spans[result].fetch_add(n, Ordering::Relaxed);
     }
 
+    /// Counts a stream as ended for want of room (0), of a body in time (1) or of any traffic (2).
+    pub fn stream_ended_early(&self, reason: usize) {
+        self.streams[reason].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Says where the bytes under way are read from; the last call wins.
+    pub fn buffered(&self, buffered: Buffered) {
+        self.buffered.store(Some(Arc::new(buffered)));
+    }
+
     /// Where the age of the API server's last word is read; the first call counts.
     pub fn api_server(&self, age: Age) {
         let _already_known = self.api_server.set(age);
@@ -80,7 +108,17 @@ impl Operations {
         page.labelled(&catalogue::CERTIFICATE_RELOADS, reloads)?;
         let spans = ["exported", "dropped", "failed"].into_iter().zip(&self.spans);
         let spans = spans.map(|(result, n)| ([("result", result)], Value::Count(n.load(Ordering::Relaxed))));
-        page.labelled(&catalogue::TRACE_SPANS, spans)
+        page.labelled(&catalogue::TRACE_SPANS, spans)?;
+        if let Some(buffered) = self.buffered.load_full() {
+            page.one(&catalogue::BUFFERED_BYTES, Value::Level((buffered.read)() as i64))?;
+            page.one(&catalogue::BUFFERED_LIMIT, Value::Level(buffered.limit as i64))?;
+        }
+        let streams = ["buffers_full", "body_timeout", "idle"]
+            .into_iter()
+            .zip(&self.streams);
+        let streams =
+            streams.map(|(reason, n)| ([("reason", reason)], Value::Count(n.load(Ordering::Relaxed))));
+        page.labelled(&catalogue::STREAMS_ENDED, streams)
     }
 }
 

@@ -26,6 +26,7 @@ pub(crate) fn everything() -> (Metrics, Arc<PrefixIndexGauge>) {
     metrics.pool("p", 2, Some(0.5), Some(1.5));
     metrics.endpoint_queues("p", || vec![("a-rank-0".into(), 4), ("b-rank-0".into(), 0)]);
     metrics.build_info("c0ffee", "main");
+    metrics.buffered_bytes(9 << 20, || 16384);
     metrics.config_applied("0123456789abcdef", SystemTime::now());
     metrics.api_server(|| Duration::from_millis(1500));
     (metrics, index)

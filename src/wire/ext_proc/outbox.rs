@@ -14,6 +14,9 @@ pub const CHUNK: usize = 62_000;
 /// Bodies from this size on are sent without copying them into the outgoing buffer.
 const ZERO_COPY: usize = 4096;
 
+/// Of bodies larger than this the last piece is copied.
+const COPIED_END: usize = 4 * CHUNK;
+
 /// Where answers are collected: small ones in one buffer, large bodies by reference.
 #[derive(Debug, Default)]
 pub struct Outbox {
@@ -63,8 +66,12 @@ impl Outbox {
     pub fn streamed_body(&mut self, side: Side, body: &Bytes, end: bool) {
         let mut rest = body.clone();
         loop {
-            let piece = rest.split_to(rest.len().min(CHUNK));
+            let mut piece = rest.split_to(rest.len().min(CHUNK));
             let last = rest.is_empty();
+            if last && body.len() > COPIED_END {
+                // Whoever holds the last piece longest must not hold the whole body with it.
+                piece = Bytes::copy_from_slice(&piece);
+            }
             if !piece.is_empty() || (end && last) {
                 self.piece(side, piece, end && last);
             }
