@@ -125,15 +125,15 @@ catalogue! {
         "[ALPHA] Ended spans: exported to the collector, dropped because the queue was full, or failed to be sent.");
 
     CONNECTIONS = gauge("inference_extension_connections", &["port"],
-        "[ALPHA] Open connections of the ext_proc, health and metrics ports");
+        "[ALPHA] Open connections of the ext_proc, health and metrics ports.");
     CONNECTION_FAILURES = counter("inference_extension_connection_failures_total", &["port", "reason"],
-        "[ALPHA] Connections that failed: handshake, silent, protocol, io, evicted for a newer one, or refused");
+        "[ALPHA] Connections that failed: handshake, silent, protocol, io, evicted for a newer one, or refused.");
     BUFFERED_BYTES = gauge("inference_extension_buffered_bytes", &[],
-        "[ALPHA] Bytes held for requests and answers under way, reserved in blocks of 16 KiB");
+        "[ALPHA] Bytes held for requests and answers under way, reserved in blocks of 16 KiB.");
     BUFFERED_LIMIT = gauge("inference_extension_buffered_bytes_limit", &[],
-        "[ALPHA] Most bytes held for requests and answers under way before the oldest unfinished stream is ended");
+        "[ALPHA] Most bytes held for requests and answers under way before the oldest unfinished stream is ended.");
     STREAMS_ENDED = counter("inference_extension_streams_ended_early_total", &["reason"],
-        "[ALPHA] Streams ended because buffers were full, the request body was late or nothing came or went");
+        "[ALPHA] Streams ended because buffers were full, the request body was late or nothing came or went.");
 
     PROCESS_CPU = counter("process_cpu_seconds_total", &[],
         "Total user and system CPU time spent in seconds.");

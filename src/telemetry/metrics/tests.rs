@@ -27,9 +27,24 @@ pub(crate) fn everything() -> (Metrics, Arc<PrefixIndexGauge>) {
     metrics.endpoint_queues("p", || vec![("a-rank-0".into(), 4), ("b-rank-0".into(), 0)]);
     metrics.build_info("c0ffee", "main");
     metrics.buffered_bytes(9 << 20, || 16384);
+    let failure = connections::Failure::Protocol;
+    metrics.connections().failed(connections::Port::ExtProc, failure);
     metrics.config_applied("0123456789abcdef", SystemTime::now());
     metrics.api_server(|| Duration::from_millis(1500));
     (metrics, index)
+}
+
+#[test]
+fn help_texts_are_sentences_with_the_stability_of_the_metric() {
+    for spec in catalogue::ALL {
+        assert!(
+            spec.help.ends_with('.') && !spec.help.ends_with(".."),
+            "{}",
+            spec.help
+        );
+        let ours = !spec.name.starts_with("process_");
+        assert_eq!(spec.help.starts_with("[ALPHA] "), ours, "{}", spec.help);
+    }
 }
 
 fn has(page: &str, line: &str) -> bool {
