@@ -148,6 +148,7 @@ impl Picker {
             request: &self.request,
             endpoints: &self.fleet.endpoints,
             signals: self.gathered.signals(),
+            avoided: &[],
             now: Instant::now(),
             prefix: &self.state,
         };
@@ -179,6 +180,7 @@ impl Picker {
             request: &self.request,
             endpoints: &self.fleet.endpoints,
             signals: self.gathered.signals(),
+            avoided: &[],
             now: Instant::now(),
             prefix: &self.state,
         };

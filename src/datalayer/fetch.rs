@@ -1,14 +1,29 @@
-//! One GET of a metrics page: streamed through the scan, limited in size, refused when incomplete. Called by
-//! the poller, which limits its time.
+//! GETs of one endpoint's metrics page: streamed through the scan, limited in size, refused when incomplete. Called by
+//! the poller, which limits their time.
 
+use std::io;
+use std::net::SocketAddr;
 use std::str::FromStr;
-use std::time::Duration;
+use std::sync::Arc;
 
-use reqwest::header::{ACCEPT, CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
-use reqwest::{Client, Response, StatusCode, Url, redirect};
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_LENGTH, HOST, LOCATION, TRANSFER_ENCODING};
+use http::{Request, Response, StatusCode};
+use http_body::Body as _;
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use reqwest::Url;
+use rustls::pki_types::ServerName;
 use serde::Deserialize;
+use tokio_rustls::TlsConnector;
 
+use crate::model::health::Evidence;
 use crate::wire::prometheus::{Compiled, LineTooLong, Readings};
+
+use super::connection::{Connection, HEAD_BYTES, Meter, OpenError, Tls};
+
+/// Redirects followed within the server; `/metrics` to `/metrics/` is common.
+const MAX_REDIRECTS: usize = 3;
 
 /// How metrics pages are asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -51,17 +66,47 @@ impl Scheme {
 /// Why a page was not read. The text becomes the reason in the log.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
-    /// No connection, no TLS, no answer that is HTTP, or the body broke off.
+    #[error("no connection: {0}")]
+    Connect(io::Error),
+    #[error("no TLS: {0}")]
+    Tls(io::Error),
+    /// No answer that is HTTP, or the answer broke off.
     #[error("{}", chain(.0))]
-    Transport(#[from] reqwest::Error),
+    Exchange(#[from] hyper::Error),
+    #[error("the request cannot be written: {0}")]
+    Request(#[from] http::Error),
     #[error("the answer has status {0}")]
     Status(StatusCode),
+    #[error("the answer redirects elsewhere, or too often")]
+    Redirect,
     #[error("the page is larger than {0} bytes")]
     TooLarge(usize),
     #[error(transparent)]
     Line(#[from] LineTooLong),
     #[error("the connection closed in the middle of a line")]
     CutShort,
+}
+
+impl From<OpenError> for FetchError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Connect(e) => FetchError::Connect(e),
+            OpenError::Tls(e) => FetchError::Tls(e),
+            OpenError::Http(e) => FetchError::Exchange(e),
+        }
+    }
+}
+
+/// What a failure to connect says about the one connected to; `None` when it is a failure of ours.
+pub(super) fn connect_evidence(error: &io::Error) -> Option<Evidence> {
+    use io::ErrorKind;
+    match error.kind() {
+        ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable => Some(Evidence::Refused),
+        ErrorKind::TimedOut | ErrorKind::NetworkUnreachable => Some(Evidence::Unreachable),
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => Some(Evidence::Unanswered),
+        // No descriptors, no ports, no permission.
+        _ => None,
+    }
 }
 
 /// An error and its causes in one line; the transport's own texts name only the outermost.
@@ -75,56 +120,114 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Fetches pages over connections that are kept open between scrapes.
-#[derive(Clone, Debug)]
-pub(super) struct Fetcher {
-    client: Client,
-    max_page_bytes: usize,
+/// The metrics page of one endpoint, and the connection that is kept open to it.
+pub(super) struct Page {
+    address: SocketAddr,
+    url: Url,
+    tls: Option<Tls>,
+    max_bytes: usize,
+    meter: Arc<Meter>,
+    connection: Option<Connection>,
 }
 
-impl Fetcher {
-    /// A fetcher that keeps idle connections for `idle`.
-    pub fn new(insecure: bool, max_page_bytes: usize, idle: Duration) -> Result<Self, reqwest::Error> {
-        // Building a client panics without a process-wide TLS provider; a second installation is refused,
-        // which is fine.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let accept = HeaderValue::from_static("text/plain;version=0.0.4");
-        let client = Client::builder()
-            .http1_only()
-            .no_proxy()
-            .redirect(redirect::Policy::custom(same_origin))
-            .referer(false)
-            .default_headers(HeaderMap::from_iter([(ACCEPT, accept)]))
-            .tls_danger_accept_invalid_certs(insecure)
-            .pool_idle_timeout(idle)
-            .build()?;
-        Ok(Fetcher {
-            client,
-            max_page_bytes,
-        })
+impl Page {
+    /// The page at `url`, of the server at `address`; `connector` where its scheme is `https`.
+    pub fn new(address: SocketAddr, url: Url, connector: Option<&TlsConnector>, max_bytes: usize) -> Self {
+        Page {
+            address,
+            url,
+            tls: connector.map(|connector| Tls {
+                connector: connector.clone(),
+                name: ServerName::IpAddress(address.ip().into()),
+            }),
+            max_bytes,
+            meter: Arc::default(),
+            connection: None,
+        }
     }
 
-    /// Reads the page at `url` into `readings`. Dropping the future closes the connection.
-    pub async fn fetch(
+    /// Reads the page into `readings`. Dropping the future closes the connection.
+    pub async fn fetch(&mut self, wanted: &Compiled, readings: &mut Readings) -> Result<(), FetchError> {
+        self.meter.begin();
+        readings.begin(wanted);
+        let kept = self.connection.take();
+        let (mut connection, mut answer) = self.get(kept, &self.url).await?;
+        let mut url = self.url.clone();
+        for _ in 0..MAX_REDIRECTS {
+            let Some(next) = redirected(&url, &answer)? else {
+                break;
+            };
+            // An answer with a body is not read to its end for the sake of the connection.
+            let kept = answer.body().is_end_stream().then_some(connection);
+            (connection, answer) = self.get(kept, &next).await?;
+            url = next;
+        }
+        if redirected(&url, &answer)?.is_some() {
+            return Err(FetchError::Redirect);
+        }
+        let read = self.read(&mut connection, answer, wanted, readings).await;
+        // After an error its bytes may be in the middle of something.
+        if matches!(read, Ok(()) | Err(FetchError::Status(_))) {
+            self.connection = Some(connection);
+        }
+        read
+    }
+
+    /// Sends a GET over `kept`, or over a new connection where there is none or the server has closed it.
+    async fn get(
         &self,
+        kept: Option<Connection>,
         url: &Url,
+    ) -> Result<(Connection, Response<Incoming>), FetchError> {
+        self.meter.allow(HEAD_BYTES);
+        if let Some(mut connection) = kept
+            && connection.usable().await
+        {
+            self.meter.connect();
+            match connection.send(self.request(url)?).await {
+                Ok(answer) => return Ok((connection, answer)),
+                // Closed by the server just as the request was under way.
+                Err(_) if !self.meter.heard() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.meter.allow(HEAD_BYTES);
+        let mut connection = Connection::open(self.address, self.tls.as_ref(), &self.meter).await?;
+        let answer = connection.send(self.request(url)?).await?;
+        Ok((connection, answer))
+    }
+
+    fn request(&self, url: &Url) -> Result<Request<Empty<Bytes>>, http::Error> {
+        let query = url.query().map(|q| format!("?{q}")).unwrap_or_default();
+        Request::get(format!("{}{query}", url.path()))
+            .header(HOST, self.address.to_string())
+            .header(ACCEPT, "text/plain;version=0.0.4")
+            .body(Empty::new())
+    }
+
+    async fn read(
+        &self,
+        connection: &mut Connection,
+        answer: Response<Incoming>,
         wanted: &Compiled,
         readings: &mut Readings,
     ) -> Result<(), FetchError> {
-        readings.begin(wanted);
-        let mut response = self.client.get(url.clone()).send().await?;
-        if response.status() != StatusCode::OK {
-            return Err(FetchError::Status(response.status()));
+        if answer.status() != StatusCode::OK {
+            return Err(FetchError::Status(answer.status()));
         }
-        let limit = self.max_page_bytes;
+        let limit = self.max_bytes;
         let too_large = || FetchError::TooLarge(limit);
-        let announced = response.content_length().unwrap_or(0);
+        let announced = answer.body().size_hint().exact().unwrap_or(0);
         if usize::try_from(announced).map_or(true, |n| n > limit) {
             return Err(too_large());
         }
-        let framed = framed(&response);
+        // Chunks have heads of their own; a page of nothing but tiny ones is not worth reading.
+        self.meter
+            .allow(limit.saturating_mul(2).saturating_add(HEAD_BYTES));
+        let framed = framed(&answer);
+        let mut body = answer.into_body();
         let mut left = limit;
-        while let Some(piece) = response.chunk().await? {
+        while let Some(piece) = connection.piece(&mut body).await? {
             left = left.checked_sub(piece.len()).ok_or_else(too_large)?;
             readings.feed(wanted, &piece)?;
         }
@@ -134,25 +237,46 @@ impl Fetcher {
             Err(FetchError::CutShort)
         }
     }
+
+    /// What a fetch that ended in `error`, or in none, says about the server.
+    pub fn evidence(&self, error: Option<&FetchError>) -> Option<Evidence> {
+        match error {
+            // Whatever it says: it is there to say it.
+            _ if self.meter.heard() => Some(Evidence::Answered),
+            Some(FetchError::Connect(error)) => connect_evidence(error),
+            Some(FetchError::Request(_)) => None,
+            _ => Some(Evidence::Unanswered),
+        }
+    }
+
+    /// What a fetch that did not end in time says about the server.
+    pub fn late_evidence(&self) -> Evidence {
+        match (self.meter.heard(), self.meter.connected()) {
+            (true, _) => Evidence::Answered,
+            (false, true) => Evidence::Unanswered,
+            (false, false) => Evidence::Unreachable,
+        }
+    }
 }
 
 /// Does the message itself say where it ends? Otherwise the end of the connection does.
-fn framed(response: &Response) -> bool {
-    let headers = response.headers();
+fn framed(answer: &Response<Incoming>) -> bool {
+    let headers = answer.headers();
     headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING)
 }
 
-/// Follows a redirect within the same server only: `/metrics` to `/metrics/` is common.
-fn same_origin(attempt: redirect::Attempt<'_>) -> redirect::Action {
-    let same = attempt.previous().first().is_some_and(|from| {
-        let to = attempt.url();
-        from.scheme() == to.scheme()
-            && from.host() == to.host()
-            && from.port_or_known_default() == to.port_or_known_default()
-    });
-    if same && attempt.previous().len() <= 3 {
-        attempt.follow()
-    } else {
-        attempt.stop()
+/// Where within the same server `answer` to a GET of `url` redirects; `None` when it does not redirect.
+///
+/// # Errors
+/// It redirects to another server, or to nothing that can be read.
+fn redirected(url: &Url, answer: &Response<Incoming>) -> Result<Option<Url>, FetchError> {
+    if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return Ok(None);
+    }
+    let location = answer.headers().get(LOCATION).and_then(|l| l.to_str().ok());
+    let next = location.and_then(|l| url.join(l).ok());
+    match next.filter(|next| next.origin() == url.origin()) {
+        Some(next) => Ok(Some(next)),
+        None => Err(FetchError::Redirect),
     }
 }

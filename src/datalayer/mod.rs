@@ -5,13 +5,16 @@
 //! the samples for our own metrics page. Wired by `app`, configured by the plugin types of
 //! [`plugin_types`].
 
+mod attempts;
+mod certificates;
+mod connection;
 mod engine;
 mod extract;
 mod fetch;
 mod gauges;
-mod health;
 mod plugins;
 mod poller;
+mod probe;
 mod schedule;
 
 pub use engine::{DEFAULT_ENGINE, ENGINE_LABELS, Engine, EngineConfig, Engines, FlagSpecs};

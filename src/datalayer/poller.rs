@@ -5,22 +5,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use reqwest::Url;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
-use tokio::time::{sleep_until, timeout};
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use crate::base::clock::Clock;
 use crate::datastore::Datastore;
 use crate::model::endpoint::Endpoint;
 use crate::model::endpoint_list::{Difference, EndpointList};
-use crate::wire::prometheus::Readings;
+use crate::model::health::HealthPolicy;
 
-use super::engine::{Engine, Engines};
-use super::fetch::{FetchError, Fetcher, Scheme};
-use super::health::Health;
-use super::schedule::Schedule;
+use super::certificates;
+use super::engine::Engines;
+use super::fetch::Scheme;
+use super::probe::Prober;
 
 /// How endpoints are scraped.
 #[derive(Clone, Debug)]
@@ -39,6 +38,8 @@ pub struct PollerSettings {
     pub max_page_bytes: usize,
     /// What is read from a page, by engine.
     pub engines: Arc<Engines>,
+    /// How the health of endpoints is judged; `None`: it is not.
+    pub health: Option<HealthPolicy>,
 }
 
 impl Default for PollerSettings {
@@ -51,6 +52,7 @@ impl Default for PollerSettings {
             insecure_skip_verify: true,
             max_page_bytes: 4 << 20,
             engines: Arc::default(),
+            health: Some(HealthPolicy::default()),
         }
     }
 }
@@ -61,9 +63,9 @@ pub enum PollerError {
     /// An interval of zero would never rest.
     #[error("the interval between scrapes must be longer than zero")]
     ZeroInterval,
-    /// The HTTP client cannot be built.
+    /// TLS cannot be set up.
     #[error("metrics client: {0}")]
-    Client(#[from] reqwest::Error),
+    Tls(#[from] rustls::Error),
 }
 
 /// Keeps the samples of a datastore's endpoints fresh while it runs.
@@ -95,13 +97,21 @@ impl PollerHandle {
 }
 
 /// What all tasks share, none of it locked across a wait.
-#[derive(Debug)]
-struct Scraper {
-    settings: PollerSettings,
-    fetcher: Fetcher,
-    clock: Clock,
+pub(super) struct Scraper {
+    pub settings: PollerSettings,
+    /// Where pages are served over TLS.
+    pub connector: Option<TlsConnector>,
+    pub clock: Clock,
     /// Where schedules start.
-    origin: Instant,
+    pub origin: Instant,
+}
+
+impl std::fmt::Debug for Scraper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scraper")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Poller {
@@ -185,7 +195,8 @@ impl Tasks {
     }
 
     fn start(&mut self, endpoint: Arc<Endpoint>) {
-        let (id, task) = (endpoint.id, keep_fresh(self.scraper.clone(), endpoint.clone()));
+        let task = Prober::new(self.scraper.clone(), endpoint.clone()).run();
+        let id = endpoint.id;
         let handle = self.set.spawn(task);
         self.running.insert(id, Task { endpoint, handle });
     }
@@ -216,55 +227,12 @@ impl Tasks {
     }
 }
 
-/// Scrapes one endpoint at its turns, for ever.
-async fn keep_fresh(scraper: Arc<Scraper>, endpoint: Arc<Endpoint>) {
-    let settings = &scraper.settings;
-    let schedule = Schedule::new(scraper.origin, settings.interval, endpoint.id);
-    let engine = settings.engines.of(&endpoint.spec.labels).clone();
-    let url = page_url(settings, &endpoint);
-    let mut readings = Readings::default();
-    let mut health = Health::default();
-    loop {
-        let pause = health.pause(settings.interval);
-        sleep_until(schedule.after(Instant::now() + pause).into()).await;
-        let scrape = async {
-            let url = url.as_ref().map_err(|e| ScrapeError::Address(e.to_string()))?;
-            scraper.scrape(url, &engine, &endpoint, &mut readings).await
-        };
-        match timeout(settings.timeout, scrape).await {
-            Ok(Ok(())) => health.succeeded(&endpoint.authority),
-            Ok(Err(error)) => health.failed(&endpoint.authority, &error),
-            Err(_) => health.failed(&endpoint.authority, &ScrapeError::Slow(settings.timeout)),
-        }
-    }
-}
-
-fn page_url(settings: &PollerSettings, endpoint: &Endpoint) -> Result<Url, impl std::fmt::Display + use<>> {
-    let path = endpoint.spec.metrics_path.as_deref().unwrap_or(&settings.path);
-    let slash = if path.starts_with('/') { "" } else { "/" };
-    let address = endpoint.metrics_address();
-    Url::parse(&format!("{}://{address}{slash}{path}", settings.scheme.as_str()))
-}
-
-/// Why a scrape brought no new sample.
-#[derive(Debug, thiserror::Error)]
-enum ScrapeError {
-    #[error("the address of the page is not a URL: {0}")]
-    Address(String),
-    #[error("no complete page within {0:?}")]
-    Slow(Duration),
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-    #[error("the page has none of the wanted metrics ({malformed} of them unreadable)")]
-    NothingWanted { malformed: usize },
-}
-
 impl PollerSettings {
     /// Is nothing different? Engines are compared by identity: a configuration that leaves them alone keeps them.
     fn same(&self, other: &PollerSettings) -> bool {
         let all = |s: &PollerSettings| {
             (
-                (s.interval, s.timeout, s.max_page_bytes),
+                (s.interval, s.timeout, s.max_page_bytes, s.health),
                 (s.scheme, s.path.clone(), s.insecure_skip_verify),
             )
         };
@@ -277,28 +245,15 @@ impl Scraper {
         if settings.interval.is_zero() {
             return Err(PollerError::ZeroInterval);
         }
-        let idle = (settings.interval * 3).max(Duration::from_secs(10));
-        let fetcher = Fetcher::new(settings.insecure_skip_verify, settings.max_page_bytes, idle)?;
+        let connector = match settings.scheme {
+            Scheme::Http => None,
+            Scheme::Https => Some(certificates::connector(settings.insecure_skip_verify)?),
+        };
         Ok(Scraper {
             settings,
-            fetcher,
+            connector,
             clock,
             origin,
         })
-    }
-
-    async fn scrape(
-        &self,
-        url: &Url,
-        engine: &Engine,
-        endpoint: &Endpoint,
-        readings: &mut Readings,
-    ) -> Result<(), ScrapeError> {
-        self.fetcher.fetch(url, &engine.wanted, readings).await?;
-        let previous = endpoint.sample();
-        let sample = engine.extract(readings, &previous, self.clock.now());
-        let malformed = readings.malformed();
-        endpoint.publish(sample.ok_or(ScrapeError::NothingWanted { malformed })?);
-        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
@@ -10,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::model::endpoint::{Endpoint, EndpointSpec};
 use crate::model::endpoint_list::{Edit, EndpointList};
+use crate::model::health::Health;
 use crate::model::objective::Objectives;
 use crate::model::rewrite::Rewrites;
 
@@ -22,6 +24,8 @@ pub struct Fleet {
     pub datastore: u64,
     /// Grows with every change.
     pub generation: u64,
+    /// Grows with every change of an endpoint's standing.
+    pub health_changes: Arc<AtomicU64>,
     /// Has discovery said what the pool is? False at the start, and again once the pool is deleted.
     pub synced: bool,
 }
@@ -37,6 +41,7 @@ pub struct Datastore {
     /// Held only by writers: discovery changes the fleet rarely, and one change must see the last.
     writer: Mutex<Writer>,
     changed: watch::Sender<u64>,
+    health_changes: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +73,7 @@ impl Datastore {
             rewrites: ArcSwap::from_pointee(Rewrites::default()),
             writer: Mutex::default(),
             changed: watch::Sender::new(0),
+            health_changes: Arc::default(),
         }
     }
 
@@ -117,7 +123,12 @@ impl Datastore {
         let mut endpoints = Vec::with_capacity(specs.len());
         for spec in specs {
             let key = spec.owned_key();
-            let settled = writer.settle(known.remove(&key).as_ref(), spec, &mut change);
+            let settled = writer.settle(
+                known.remove(&key).as_ref(),
+                spec,
+                &self.health_changes,
+                &mut change,
+            );
             writer.known.insert(key, settled.clone());
             endpoints.push(settled);
         }
@@ -146,7 +157,7 @@ impl Datastore {
         for spec in upserts {
             let key = spec.owned_key();
             let known = writer.known.remove(&key);
-            let settled = writer.settle(known.as_ref(), spec, &mut change);
+            let settled = writer.settle(known.as_ref(), spec, &self.health_changes, &mut change);
             match known {
                 None => edit.append(settled.clone()),
                 Some(known) if !Arc::ptr_eq(&known, &settled) => edit.replace(&known, settled.clone()),
@@ -176,6 +187,7 @@ impl Datastore {
             endpoints: EndpointList::default(),
             datastore: self.id,
             generation: old.generation + 1,
+            health_changes: self.health_changes.clone(),
             synced: false,
         });
         change
@@ -187,6 +199,7 @@ impl Datastore {
             endpoints,
             datastore: self.id,
             generation: old.generation + 1,
+            health_changes: self.health_changes.clone(),
             synced: true,
         });
     }
@@ -204,6 +217,7 @@ impl Writer {
         &mut self,
         known: Option<&Arc<Endpoint>>,
         spec: EndpointSpec,
+        health_changes: &Arc<AtomicU64>,
         change: &mut Change,
     ) -> Arc<Endpoint> {
         match known {
@@ -212,18 +226,19 @@ impl Writer {
             Some(other) => change.removed.push(other.clone()),
             None => {}
         }
-        let new = Arc::new(self.endpoint(spec));
+        let health = Arc::new(Health::new(health_changes.clone()));
+        let new = Arc::new(self.endpoint(spec, health));
         change.added.push(new.clone());
         new
     }
 
-    fn endpoint(&mut self, spec: EndpointSpec) -> Endpoint {
+    fn endpoint(&mut self, spec: EndpointSpec, health: Arc<Health>) -> Endpoint {
         self.next_id += 1;
         let slot = self.free_slots.pop().unwrap_or_else(|| {
             self.next_slot += 1;
             self.next_slot - 1
         });
-        Endpoint::new(spec, self.next_id, slot)
+        Endpoint::with_health(spec, self.next_id, slot, health)
     }
 }
 

@@ -23,7 +23,7 @@ fn with_changes<R>(routed: &Routed, f: impl FnOnce(HeaderChanges<'_>) -> R) -> R
 /// The request goes on to its destination.
 pub fn routed_headers(out: &mut Outbox, routed: &Routed) {
     with_changes(routed, |changes| {
-        ext_proc::request_headers(out.buffer(), changes, Some(&routed.destination));
+        ext_proc::request_headers(out.buffer(), changes, Some(routed.with_fallbacks()));
     });
 }
 
@@ -43,7 +43,7 @@ pub fn routed_body(out: &mut Outbox, routed: &Routed, end: bool) {
 pub fn routed_buffered(out: &mut Outbox, routed: &Routed) {
     let body = routed.body_changed.then(|| routed.body.concat());
     with_changes(routed, |changes| {
-        ext_proc::buffered_request_body(out.buffer(), changes, &routed.destination, body.as_deref());
+        ext_proc::buffered_request_body(out.buffer(), changes, routed.with_fallbacks(), body.as_deref());
     });
 }
 

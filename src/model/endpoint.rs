@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 
+use super::health::Health;
 use super::sample::{Sample, Signals};
 
 /// What discovery says about an endpoint. Two equal specs are the same endpoint.
@@ -62,6 +63,8 @@ pub struct Endpoint {
     pub authority: Arc<str>,
     /// Requests sent here; shared so that a request's end is counted where its beginning was.
     pub traffic: Arc<Traffic>,
+    /// Can it be reached? Shared by every object of this endpoint.
+    pub health: Arc<Health>,
     sample: ArcSwap<Sample>,
     /// How many samples were published.
     version: AtomicU64,
@@ -99,8 +102,13 @@ impl Traffic {
 }
 
 impl Endpoint {
-    /// A new endpoint with an empty, stale sample.
+    /// A new endpoint with an empty, stale sample, in no fleet.
     pub fn new(spec: EndpointSpec, id: u64, slot: u32) -> Self {
+        Endpoint::with_health(spec, id, slot, Arc::default())
+    }
+
+    /// A new endpoint with an empty, stale sample, and the health it shares with its fleet.
+    pub fn with_health(spec: EndpointSpec, id: u64, slot: u32, health: Arc<Health>) -> Self {
         let authority = spec.address.to_string().into();
         Endpoint {
             spec,
@@ -108,6 +116,7 @@ impl Endpoint {
             slot,
             authority,
             traffic: Arc::default(),
+            health,
             sample: ArcSwap::from_pointee(Sample::default()),
             version: AtomicU64::new(0),
         }
@@ -120,7 +129,7 @@ impl Endpoint {
             // None that this one ever had: a scrape of it may be under way.
             version: AtomicU64::new(self.version() + (1 << 32)),
             traffic: self.traffic.clone(),
-            ..Endpoint::new(spec, self.id, self.slot)
+            ..Endpoint::with_health(spec, self.id, self.slot, self.health.clone())
         }
     }
 

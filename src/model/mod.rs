@@ -7,6 +7,7 @@ pub mod endpoint_list;
 pub mod error;
 pub mod exchange;
 pub mod headers;
+pub mod health;
 pub mod metadata;
 pub mod objective;
 pub mod prompt;

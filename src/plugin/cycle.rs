@@ -16,6 +16,8 @@ pub struct Cycle<'a> {
     pub endpoints: &'a EndpointList,
     /// Each candidate's numbers, read once for the whole decision.
     pub signals: &'a [Signals],
+    /// Endpoints that no profile starts with, by ascending index: those that cannot be reached while enough others can.
+    pub avoided: &'a [u32],
     /// The time of the decision.
     pub now: Instant,
     /// Prefix hashes and matches, computed once per request and shared by every profile.

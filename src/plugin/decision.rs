@@ -10,6 +10,8 @@ use super::ProfileName;
 pub struct Decision {
     /// Seed of the random generator: same request, snapshot, time and seed give the same decision.
     pub seed: u64,
+    /// Endpoints that no profile started with, by ascending index.
+    pub avoided: Vec<u32>,
     /// One entry per profile of the scheduler, in configuration order.
     pub profiles: Vec<ProfileDecision>,
     /// The profile whose endpoints become the destination.
@@ -47,6 +49,16 @@ pub struct ProfileDecision {
     scratch: Scratch,
 }
 
+/// The indices below `n` that are not in `avoided`, which ascends, appended to `out`.
+pub fn others(n: u32, avoided: &[u32], out: &mut Vec<u32>) {
+    let mut from = 0;
+    for index in avoided.iter().filter(|i| **i < n) {
+        out.extend(from..*index);
+        from = index + 1;
+    }
+    out.extend(from..n);
+}
+
 /// Working memory of [`ProfileDecision::narrow`]; no part of the outcome, so all are equal.
 #[derive(Clone, Debug, Default)]
 struct Scratch {
@@ -77,6 +89,7 @@ impl Decision {
     /// Prepares for another decision over the profiles `names`, keeping the buffers.
     pub fn reset(&mut self, seed: u64, names: &Arc<[ProfileName]>) {
         self.seed = seed;
+        self.avoided.clear();
         self.primary = 0;
         if !Arc::ptr_eq(&self.names, names) {
             self.names = names.clone();
@@ -142,6 +155,22 @@ impl ProfileDecision {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_others_are_all_but_those_avoided() {
+        for (n, avoided, want) in [
+            (4, &[][..], &[0, 1, 2, 3][..]),
+            (4, &[0, 3], &[1, 2]),
+            (4, &[1, 2], &[0, 3]),
+            (2, &[0, 1], &[]),
+            (2, &[1, 9], &[0]),
+            (0, &[], &[]),
+        ] {
+            let mut out = Vec::new();
+            others(n, avoided, &mut out);
+            assert_eq!(out, want, "{n} {avoided:?}");
+        }
+    }
 
     #[test]
     fn a_filter_can_only_take_away_and_reorder() {

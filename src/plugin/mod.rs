@@ -9,7 +9,7 @@ mod registry;
 mod roles;
 
 pub use cycle::{Cycle, PrefixKey, PrefixMatch, PrefixState};
-pub use decision::{Decision, FilterVerdict, ProfileDecision};
+pub use decision::{Decision, FilterVerdict, ProfileDecision, others};
 pub use hooks::{EndpointObserver, Mutation, PreRequest, ResponseComplete, ResponseHeaders, ResponseView};
 pub use params::{Params, ParamsError};
 pub use registry::{Context, ParamDoc, PluginInstance, PluginType, Registry};

@@ -12,6 +12,7 @@ use crate::model::endpoint_list::EndpointList;
 use crate::model::error::{Code, DropReason, RequestError};
 use crate::model::exchange::Picked;
 use crate::model::headers::{self, Headers};
+use crate::model::health::HealthPolicy;
 use crate::model::metadata::Metadata;
 use crate::model::request::InferenceRequest;
 use crate::model::sample::Signals;
@@ -23,12 +24,13 @@ use crate::telemetry::metrics::{Metrics, PluginTimer};
 use crate::telemetry::spans::{ExchangeSpan, Tracer};
 use crate::wire::openai::{self, JsonError};
 
+use super::avoid::Avoided;
 use super::draw;
 use super::engaged::Engaged;
 use super::kept::Numbers;
 use super::plan::Plan;
 use super::record::{DecisionRing, Entry, Made};
-use super::routed::{Routed, destination};
+use super::routed::{Routed, destination, fallbacks};
 use super::subset::Subset;
 use super::trace::{self, Stages};
 use super::workspace::{self, Workspace};
@@ -51,6 +53,10 @@ pub struct DirectorParts {
     pub clock: Clock,
     /// Ignore subset hints (`--disable-endpoint-subset-filter`).
     pub ignore_subset: bool,
+    /// How the health of endpoints is judged; `None` uses all endpoints alike (`--endpoint-health=off`).
+    pub health: Option<HealthPolicy>,
+    /// Endpoints named after the picked one for retries, at most (`--fallback-endpoints`).
+    pub fallbacks: usize,
     /// Records exchanges.
     pub tracer: Tracer,
 }
@@ -66,6 +72,8 @@ pub struct Director {
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Clock,
     ignore_subset: bool,
+    pub(super) health: Option<HealthPolicy>,
+    fallbacks: usize,
     pub(super) tracer: Tracer,
     pre_request: Vec<(Arc<dyn PreRequest>, PluginTimer)>,
     pub(super) response_headers: Vec<(Arc<dyn ResponseHeaders>, PluginTimer)>,
@@ -92,6 +100,8 @@ impl Director {
             metrics,
             clock,
             ignore_subset,
+            health,
+            fallbacks,
             tracer,
         } = parts;
         let timer = |point: &str, p: &PluginInstance| metrics.plugin_timer(point, p.type_name, &p.name);
@@ -123,6 +133,8 @@ impl Director {
             metrics,
             clock,
             ignore_subset,
+            health,
+            fallbacks,
             tracer,
         }
     }
@@ -152,11 +164,15 @@ impl Director {
         }
         let seed = draw::seed();
         let target = workspace::with(|w| {
+            let hinted = self.hinted(metadata);
             let candidates = self.candidates(&fleet, metadata, &mut w.subset);
             if candidates.is_empty() {
                 return Err(no_candidates());
             }
-            Ok(candidates[draw::endpoint(seed, candidates.len())].clone())
+            let avoided = self.avoided(&fleet, candidates, hinted, &mut w.avoided);
+            let left = candidates.len() - avoided.len();
+            let chosen = nth_other(draw::endpoint(seed, left), avoided);
+            Ok(candidates[chosen].clone())
         });
         let (request_id, generated) = request_id(request);
         let decision = self.record(&Entry {
@@ -334,6 +350,7 @@ impl Director {
             let Workspace {
                 subset,
                 gathered,
+                avoided,
                 signals,
                 prefix,
                 decision,
@@ -362,6 +379,7 @@ impl Director {
                 request,
                 endpoints,
                 signals,
+                avoided: self.avoided(&fleet, endpoints, self.hinted(metadata), avoided),
                 now,
                 prefix,
             };
@@ -396,6 +414,7 @@ impl Director {
             }
             let id = generated_id.then_some(&*request.id);
             let mut routed = Routed::new(destination, &request.headers, id);
+            routed.fallbacks = fallbacks(&cycle, decision, self.fallbacks);
             let mut mutation = Mutation::default();
             for (plugin, timer) in &self.pre_request {
                 let started = Instant::now();
@@ -444,6 +463,20 @@ impl Director {
         metadata.subset.is_some() && !self.ignore_subset
     }
 
+    /// Positions of those of `endpoints` that cannot be reached while enough others can.
+    fn avoided<'a>(
+        &self,
+        fleet: &Arc<Fleet>,
+        endpoints: &EndpointList,
+        hinted: bool,
+        avoided: &'a mut Avoided,
+    ) -> &'a [u32] {
+        match self.health {
+            Some(policy) => avoided.of(fleet, endpoints, hinted, policy.panic_percent),
+            None => &[],
+        }
+    }
+
     /// The endpoints this request may go to: all, or those of the subset hint.
     fn candidates<'a>(
         &self,
@@ -467,6 +500,13 @@ fn unreadable(error: JsonError) -> RequestError {
         _ => format!("Error unmarshaling request body: {error}"),
     };
     RequestError::new(Code::BadRequest, text)
+}
+
+/// The index number `n`, from 0, of those that are not in `avoided`, which ascends.
+fn nth_other(n: usize, avoided: &[u32]) -> usize {
+    avoided
+        .iter()
+        .fold(n, |at, taken| at + usize::from(*taken as usize <= at))
 }
 
 fn no_candidates() -> RequestError {

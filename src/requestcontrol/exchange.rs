@@ -18,6 +18,7 @@ use crate::wire::usage::UsageWatcher;
 
 use super::director::Director;
 use super::engaged::{Engaged, Running};
+use super::reach;
 use super::record::Ended;
 use super::routed::Routed;
 
@@ -35,6 +36,8 @@ pub struct Exchange {
     error: Option<&'static str>,
     usage: UsageWatcher,
     response_bytes: u64,
+    /// The body of this response may be the proxy's own words.
+    proxy_reply: bool,
     finished: bool,
     span: ExchangeSpan,
 }
@@ -52,6 +55,7 @@ impl Exchange {
             error: None,
             usage: UsageWatcher::Blind,
             response_bytes: 0,
+            proxy_reply: false,
             finished: false,
             span: ExchangeSpan::default(),
         }
@@ -153,6 +157,9 @@ impl Exchange {
             let (model, target) = (&self.picked.incoming_model, &self.picked.target_model);
             self.director.metrics.served(model, target, models);
         }
+        if let (Some(policy), Some(target)) = (self.director.health, &self.picked.target) {
+            self.proxy_reply = reach::response_head(target, status, response, metadata, policy);
+        }
         if let Some(status) = status.and_then(|s| s.parse::<i64>().ok()) {
             self.span.set(names::STATUS, || status);
         }
@@ -176,6 +183,12 @@ impl Exchange {
     pub fn response_chunk(&mut self, chunk: &[u8]) {
         self.response_bytes += chunk.len() as u64;
         self.usage.push(chunk);
+        if self.proxy_reply && !chunk.is_empty() {
+            self.proxy_reply = false;
+            if let (Some(policy), Some(target)) = (self.director.health, &self.picked.target) {
+                reach::reply_body(target, chunk, policy);
+            }
+        }
     }
 
     /// Bytes of memory held of the response.

@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::model::endpoint_list::EndpointList;
 use crate::model::request::InferenceRequest;
 use crate::model::sample::Signals;
-use crate::plugin::{Cycle, Decision, FilterVerdict, PrefixState, ProfileDecision, ProfileName};
+use crate::plugin::{Cycle, Decision, FilterVerdict, PrefixState, ProfileDecision, ProfileName, others};
 use crate::scheduling::weigh;
 
 use super::gather::{Gathered, Seen};
@@ -27,6 +27,7 @@ pub enum Numbers<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Kept {
     seed: u64,
+    avoided: Vec<u32>,
     primary: usize,
     names: Arc<[ProfileName]>,
     profiles: Vec<KeptProfile>,
@@ -42,7 +43,7 @@ struct KeptProfile {
     removed: Vec<u32>,
     /// How many candidates the filters left.
     left: usize,
-    /// Which; empty where no filter ran, and so all are left in their order.
+    /// Which; empty where no filter ran, and so all that were not avoided are left in their order.
     candidates: Vec<u32>,
     /// Were they scored?
     rated: bool,
@@ -55,6 +56,7 @@ impl Kept {
     /// Takes over what is needed of `decision`, made with `plan` from `numbers`.
     pub fn fill(&mut self, decision: &Decision, plan: &Plan, numbers: Numbers<'_>) {
         self.seed = decision.seed;
+        self.avoided.clone_from(&decision.avoided);
         self.primary = decision.primary;
         if !Arc::ptr_eq(&self.names, &decision.names) {
             self.names = decision.names.clone();
@@ -92,12 +94,14 @@ impl Kept {
             request: &InferenceRequest::default(),
             endpoints,
             signals,
+            avoided: &self.avoided,
             now,
             prefix: &RefCell::new(PrefixState::default()),
         };
         let profiles = self.profiles.iter().zip(&plan.profiles);
         Decision {
             seed: self.seed,
+            avoided: self.avoided.clone(),
             primary: self.primary,
             names: self.names.clone(),
             profiles: profiles
@@ -133,11 +137,12 @@ impl KeptProfile {
         decision.verdicts.clone_from(&self.verdicts);
         decision.removed.clone_from(&self.removed);
         decision.picked.clone_from(&self.picked);
-        decision.candidates = if self.verdicts.is_empty() {
-            (0..).take(self.left).collect()
+        if self.verdicts.is_empty() {
+            let all = u32::try_from(self.left + cycle.avoided.len()).unwrap_or(u32::MAX);
+            others(all, cycle.avoided, &mut decision.candidates);
         } else {
-            self.candidates.clone()
-        };
+            decision.candidates.clone_from(&self.candidates);
+        }
         if self.rated {
             self.rate(planned, cycle, &mut decision);
         }
@@ -240,6 +245,7 @@ mod tests {
             loads in prop::collection::vec((0_u32..9, 0_u32..5, 0.0_f64..1.2, 0_u32..3, -0.5_f32..2.0), 1..40),
             kept in prop::option::of(prop::collection::vec(0_u32..40, 0..20)),
             hinted: bool,
+            unreachable in prop::collection::btree_set(0_u32..40, 0..5),
             seed: u64,
         ) {
             let store = Datastore::new("p");
@@ -266,11 +272,14 @@ mod tests {
             let signals = gathered.gather(&fleet, "m").to_vec();
             let scheduler = scheduler(loads.iter().map(|l| l.4).collect(), kept);
             let plan = Plan::new(&scheduler, &[]);
+            let avoided: Vec<u32> =
+                unreachable.into_iter().filter(|i| (*i as usize) < loads.len()).collect();
             let (request, now) = (InferenceRequest::default(), Instant::now());
             let cycle = Cycle {
                 request: &request,
                 endpoints: &fleet.endpoints,
                 signals: &signals,
+                avoided: &avoided,
                 now,
                 prefix: &RefCell::default(),
             };

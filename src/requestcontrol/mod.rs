@@ -2,6 +2,7 @@
 //! of gRPC or Envoy: a front end gathers headers and body, asks an [`Exchange`] to route them, and tells it how
 //! the response went.
 
+mod avoid;
 mod current;
 mod director;
 pub mod draw;
@@ -10,6 +11,7 @@ mod exchange;
 pub mod gather;
 pub mod kept;
 pub mod plan;
+mod reach;
 pub mod record;
 mod routed;
 pub mod streams;

@@ -6,6 +6,7 @@ use crate::model::endpoint_list::EndpointList;
 use crate::model::sample::Signals;
 use crate::plugin::{Decision, PrefixState};
 
+use super::avoid::Avoided;
 use super::gather::Gathered;
 
 /// The buffers. Contents are meaningless between decisions, but for what is gathered.
@@ -15,6 +16,8 @@ pub struct Workspace {
     pub subset: EndpointList,
     /// The numbers of all endpoints; kept from decision to decision.
     pub gathered: Gathered,
+    /// The endpoints of the fleet that cannot be reached; kept from decision to decision.
+    pub avoided: Avoided,
     /// The numbers of those left by a subset hint.
     pub signals: Vec<Signals>,
     /// Prefix hashes and matches.

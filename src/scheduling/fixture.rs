@@ -61,6 +61,7 @@ impl Fixture {
             request: &self.request,
             endpoints: &self.endpoints,
             signals: &self.signals,
+            avoided: &[],
             now: self.now,
             prefix: &self.prefix,
         }

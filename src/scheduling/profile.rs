@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::plugin::{Cycle, DecisionRng, Filter, Picker, ProfileDecision, ProfileName, Scorer};
+use crate::plugin::{Cycle, DecisionRng, Filter, Picker, ProfileDecision, ProfileName, Scorer, others};
 
 use super::observe::{Observer, Stage};
 
@@ -36,7 +36,7 @@ pub struct Profile {
 const MAX_WEIGHT: f64 = 1e30;
 
 impl Profile {
-    /// Runs profile number `at` over all endpoints of the cycle (plugins.md §2.2). `out.picked` stays empty when
+    /// Runs profile number `at` over all endpoints of the cycle but those it avoids. `out.picked` stays empty when
     /// it fails; [`Profile::failure`] says why.
     pub(super) fn run(
         &self,
@@ -47,8 +47,8 @@ impl Profile {
         observer: &mut impl Observer,
     ) {
         out.ran = true;
-        out.candidates
-            .extend(0..u32::try_from(cycle.endpoints.len()).unwrap_or(u32::MAX));
+        let all = u32::try_from(cycle.endpoints.len()).unwrap_or(u32::MAX);
+        others(all, cycle.avoided, &mut out.candidates);
         for (index, (_, _, filter)) in self.filters.iter().enumerate() {
             out.narrow(index, |candidates| filter.filter(cycle, candidates));
             observer.ran(Stage::Filter { profile: at, index });

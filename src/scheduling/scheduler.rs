@@ -80,6 +80,7 @@ impl Scheduler {
         observer: &mut impl Observer,
     ) -> Result<(), ScheduleError> {
         decision.reset(seed, &self.names);
+        decision.avoided.extend_from_slice(cycle.avoided);
         let mut rng = DecisionRng::seed_from_u64(seed);
         let handler = &*self.handler.2;
         observer.started();

@@ -227,6 +227,10 @@ fn everything() -> Arc<Metrics> {
     metrics.prefix_match(3, 4, 192);
     metrics.pool("p", 2, Some(0.5), Some(1.5));
     metrics.endpoint_queues("p", || vec![("a-rank-0".into(), 4), ("b-rank-0".into(), 0)]);
+    metrics.endpoint_health("p", || endpoint_picker::telemetry::metrics::EndpointHealth {
+        standings: [("healthy", 3), ("suspect", 1), ("down", 0)],
+        changes: 7,
+    });
     metrics.build_info("c0ffee", "main");
     metrics.connections().failed(Port::ExtProc, Failure::Protocol);
     metrics.buffered_bytes(9 << 20, || 16384);

@@ -19,6 +19,7 @@ mod fake_server;
 mod fake_silence;
 mod flags;
 mod floors;
+mod health;
 mod kubernetes;
 mod logs;
 mod net;

@@ -110,6 +110,7 @@ fn hostile() -> Vec<(&'static str, Answer)> {
         ("half page", Answer::HalfPage(good.clone())),
         ("half chunked", Answer::HalfChunked(good.clone())),
         ("half line", Answer::UntilClose(good[..good.len() - 3].into())),
+        ("endless interim", Answer::EndlessInterim),
         ("garbage", Answer::Garbage),
         ("hang up", Answer::HangUp),
     ]

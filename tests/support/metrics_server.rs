@@ -37,6 +37,8 @@ pub enum Answer {
     Endless,
     /// A line without end.
     EndlessLine,
+    /// `100 Continue`, for ever.
+    EndlessInterim,
     /// Bytes that are not HTTP.
     Garbage,
     /// The connection closes without an answer.
@@ -79,16 +81,21 @@ pub struct MetricsServer {
 impl MetricsServer {
     /// Starts a server on a free port of loopback.
     pub async fn start(answer: Answer) -> Self {
-        Self::start_with(answer, None).await
+        Self::start_on(([127, 0, 0, 1], 0).into(), answer).await
+    }
+
+    /// Starts a server at `address`.
+    pub async fn start_on(address: SocketAddr, answer: Answer) -> Self {
+        Self::start_with(address, answer, None).await
     }
 
     /// Starts a server that speaks TLS.
     pub async fn start_tls(answer: Answer, tls: TlsAcceptor) -> Self {
-        Self::start_with(answer, Some(tls)).await
+        Self::start_with(([127, 0, 0, 1], 0).into(), answer, Some(tls)).await
     }
 
-    async fn start_with(answer: Answer, tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    async fn start_with(at: SocketAddr, answer: Answer, tls: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind(at).await.unwrap();
         let address = listener.local_addr().unwrap();
         let counts = Arc::new(Counts::default());
         let answer = Arc::new(Mutex::new(answer));
@@ -236,6 +243,7 @@ impl<S: AsyncWrite + Unpin> Counting<'_, S> {
                 let piece = chunk("other_metric 1\n".repeat(4000).as_bytes());
                 self.forever(CHUNKED, &piece).await?;
             }
+            Answer::EndlessInterim => self.forever("", &INTERIM.repeat(256)).await?,
             Answer::EndlessLine => self.forever(CHUNKED, &chunk(&[b'x'; 60_000])).await?,
             broken => {
                 self.write(&broken.bytes()).await?;
@@ -246,6 +254,7 @@ impl<S: AsyncWrite + Unpin> Counting<'_, S> {
     }
 }
 
+const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
 
 fn chunk(bytes: &[u8]) -> Vec<u8> {

@@ -28,10 +28,21 @@ pub fn explained(record: &Record, most: usize, moment: Moment) -> Value {
         "priority": record.priority,
         "endpoints": record.endpoints().len(),
         "subset_hint": record.hinted,
+        "unreachable": unreachable(record, most),
         "outcome": outcome(record),
         "response": record.ended.as_ref().map(ended),
         "profiles": profiles(record, most),
     })
+}
+
+/// The endpoints that no profile started with, because they could not be reached.
+fn unreachable(record: &Record, most: usize) -> Value {
+    let avoided = &record.decision.avoided;
+    let named = avoided
+        .iter()
+        .filter_map(|i| record.endpoints().get(*i as usize))
+        .map(name);
+    json!({"count": avoided.len(), "endpoints": named.take(most).collect::<Vec<_>>()})
 }
 
 fn outcome(record: &Record) -> Value {

@@ -49,6 +49,8 @@ impl DebugPages {
             },
             "sample_age_seconds": age,
             "fresh": age.is_some_and(|a| a <= self.stale_after.as_secs_f64()),
+            "standing": endpoint.health.standing().name(),
+            "standing_reason": endpoint.health.reason(),
             "requests": traffic.requests(),
             "in_flight": traffic.in_flight(),
             "share": if sent == 0 { 0.0 } else { traffic.requests() as f64 / sent as f64 },

@@ -113,6 +113,7 @@ pub fn poller_settings(
     let scheme = settings.metrics_scheme.parse().unwrap_or(defaults.scheme);
     PollerSettings {
         interval: settings.scrape_interval,
+        health: settings.endpoint_health,
         scheme: source.scheme.unwrap_or(scheme),
         path: source.path.unwrap_or_else(|| settings.metrics_path.clone()),
         insecure_skip_verify: source.insecure_skip_verify.unwrap_or(settings.metrics_insecure),

@@ -59,6 +59,8 @@ impl Generation {
             metrics: lasting.metrics.clone(),
             clock: lasting.clock.clone(),
             ignore_subset: settings.ignore_subset,
+            health: settings.endpoint_health,
+            fallbacks: settings.fallback_endpoints,
             tracer: lasting.tracer.clone(),
         }));
         Generation {

@@ -8,6 +8,7 @@ pub const PROGRAM: &str = "epp";
 const POOL: &str = "Pool";
 const SERVERS: &str = "Servers";
 const SCRAPING: &str = "Metrics of the model servers";
+const HEALTH: &str = "Health of the model servers";
 const CONFIGURATION: &str = "Configuration";
 const OBSERVING: &str = "Logs, metrics, traces";
 const LIMITS: &str = "Limits";
@@ -298,6 +299,34 @@ pub static FLAGS: &[Flag] = &[
         "vllm:cache_config_info",
         "KV-cache configuration, in labels",
     ),
+    ours(flag(
+        "endpoint-health",
+        Kind::Text,
+        "on",
+        HEALTH,
+        "on: endpoints that cannot be reached are left alone while enough others can; off: all are used, as by the reference",
+    )),
+    ours(flag(
+        "endpoint-health-panic-threshold",
+        Kind::Int,
+        "50",
+        HEALTH,
+        "percent; while fewer endpoints than that are healthy, health is ignored and all are used; 0: only when none is healthy",
+    )),
+    ours(flag(
+        "endpoint-health-max-server-errors",
+        Kind::Int,
+        "0",
+        HEALTH,
+        "responses with a status of 500 or above in a row after which an endpoint is down for 10 seconds; 0: they do not count",
+    )),
+    ours(flag(
+        "fallback-endpoints",
+        Kind::Int,
+        "0",
+        HEALTH,
+        "endpoints named after the picked one, by descending score, in the metadata that Envoy's override_host reads; for retries",
+    )),
     ours(flag(
         "max-request-body-size",
         Kind::Int,

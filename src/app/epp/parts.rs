@@ -2,15 +2,17 @@
 //! and the ports are bound.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::base::clock::Clock;
 use crate::config::{self, Kept};
 use crate::datalayer::Poller;
 use crate::datastore::Datastore;
 use crate::discovery::file::FileDiscovery;
+use crate::model::health::Standing;
 use crate::net::tls::ServerTls;
 use crate::requestcontrol::DecisionRing;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{EndpointHealth, Metrics};
 use crate::telemetry::spans::{Exporter, Tracer};
 
 use super::cluster::Cluster;
@@ -86,6 +88,9 @@ impl Parts {
         let (hash, warnings) = (&built.hash, &built.warnings);
         announce::starting(&settings, hash, warnings, &datastore, cluster.as_deref());
         queues_on_page(&metrics, &datastore);
+        if settings.endpoint_health.is_some() {
+            standings_on_page(&metrics, &datastore);
+        }
         let first = Generation::new(built, configure::name(&source), &settings, &lasting);
         let live = Live::new(first, poller.handle(), metrics);
         Ok(Parts {
@@ -110,6 +115,22 @@ fn queues_on_page(metrics: &Metrics, datastore: &Arc<Datastore>) {
         let queue =
             |e: &Arc<crate::model::endpoint::Endpoint>| (e.spec.name.clone(), e.sample().waiting.into());
         fleet.endpoints.iter().map(queue).collect()
+    });
+}
+
+fn standings_on_page(metrics: &Metrics, datastore: &Arc<Datastore>) {
+    let store = datastore.clone();
+    metrics.endpoint_health(datastore.pool_name(), move || {
+        let fleet = store.fleet();
+        let standings = [Standing::Healthy, Standing::Suspect, Standing::Down];
+        let count = |standing| {
+            let endpoints = fleet.endpoints.iter();
+            endpoints.filter(|e| e.health.standing() == standing).count() as u64
+        };
+        EndpointHealth {
+            standings: standings.map(|s| (s.name(), count(s))),
+            changes: fleet.health_changes.load(Ordering::Relaxed),
+        }
     });
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::admin::debug::FlagValue;
 use crate::base::flags::{self, Parsed, Stop};
+use crate::model::health::HealthPolicy;
 use crate::net::tls::{Policy, TlsSource};
 use crate::requestcontrol::streams::Timeouts;
 use crate::telemetry::logging::{self, Encoder, StackLevel, Threshold, TimeFormat};
@@ -83,6 +84,10 @@ pub struct Settings {
     pub metrics_insecure: bool,
     /// Metric names, where `--compat-version v0.5.0` allows them.
     pub metric_specs: Option<MetricSpecs>,
+    /// How the health of endpoints is judged; `None`: not at all.
+    pub endpoint_health: Option<HealthPolicy>,
+    /// Endpoints named after the picked one for retries.
+    pub fallback_endpoints: usize,
     /// Largest request body, bytes.
     pub max_request_body: usize,
     /// Bytes held for all requests and answers under way.
@@ -255,6 +260,8 @@ impl Settings {
             metrics_path: p.text("model-server-metrics-path").to_owned(),
             metrics_insecure: p.bool("model-server-metrics-https-insecure-skip-verify"),
             metric_specs: METRIC_FLAGS.iter().any(|f| p.is_set(f)).then(|| metric_specs(p)),
+            endpoint_health: (p.text("endpoint-health") == "on").then(|| endpoint_health(p)),
+            fallback_endpoints: size("fallback-endpoints"),
             max_request_body: size("max-request-body-size"),
             max_buffered: streams::max_buffered(size("max-buffered-bytes") as u64),
             stream_timeouts: Timeouts {
@@ -308,6 +315,14 @@ fn config_source(p: &Parsed) -> ConfigSource {
         ("", "") => ConfigSource::BuiltIn,
         ("", file) => ConfigSource::File(file.into()),
         (text, _) => ConfigSource::Text(text.to_owned()),
+    }
+}
+
+fn endpoint_health(p: &Parsed) -> HealthPolicy {
+    let number = |name: &str| u32::try_from(p.int(name)).unwrap_or_default();
+    HealthPolicy {
+        panic_percent: number("endpoint-health-panic-threshold"),
+        max_server_errors: number("endpoint-health-max-server-errors"),
     }
 }
 

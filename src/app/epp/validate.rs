@@ -186,6 +186,7 @@ fn ours(p: &Parsed, errors: &mut Vec<String>) {
             ));
         }
     }
+    health(p, errors);
     errors.extend(Policy::parse(p.text("tls-min-version"), p.text("tls-cipher-suites")).err());
     if !p.bool("secure-serving") {
         let tls = ["client-ca-file", "tls-min-version", "tls-cipher-suites"];
@@ -234,6 +235,25 @@ fn connections(p: &Parsed, errors: &mut Vec<String>) {
         errors.push(format!(
             "flag \"connection-idle-timeout\" must be above 0, not {idle}"
         ));
+    }
+}
+
+fn health(p: &Parsed, errors: &mut Vec<String>) {
+    let switch = p.text("endpoint-health");
+    if !matches!(switch, "on" | "off") {
+        errors.push(format!(
+            "unexpected {switch:?} value for \"endpoint-health\" flag: use on or off"
+        ));
+    }
+    for (name, most) in [
+        ("endpoint-health-panic-threshold", 100),
+        ("endpoint-health-max-server-errors", 1_000_000),
+        ("fallback-endpoints", 16),
+    ] {
+        let value = p.int(name);
+        if !(0..=most).contains(&value) {
+            errors.push(format!("flag \"{name}\" must be 0 to {most}, not {value}"));
+        }
     }
 }
 

@@ -137,6 +137,8 @@ fn bench() -> Bench {
         metrics: metrics.clone(),
         clock: Clock::System,
         ignore_subset: false,
+        health: None,
+        fallbacks: 0,
         tracer: Default::default(),
     });
     Bench {

@@ -92,6 +92,10 @@ catalogue! {
         "[ALPHA] The number of ready pods in the inference server pool.");
     POD_QUEUE = gauge("inference_pool_per_pod_queue_size", &["name", "model_server_pod"],
         "[ALPHA] The total number of requests pending in the model server queue for each underlying pod.");
+    ENDPOINT_HEALTH = gauge("inference_extension_endpoint_health", &["name", "standing"],
+        "[ALPHA] Endpoints of the pool by standing: healthy, suspect or down.");
+    HEALTH_CHANGES = counter("inference_extension_endpoint_health_changes_total", &["name"],
+        "[ALPHA] Changes of standing, all endpoints of the pool together.");
 
     SCHEDULING_SECONDS = histogram("inference_extension_scheduler_e2e_duration_seconds", &[],
         "[ALPHA] End-to-end scheduling latency distribution in seconds.");

@@ -64,6 +64,7 @@ struct Families {
     models: Models,
     pools: Family<1, PoolGauges>,
     queues: ArcSwapOption<Queues>,
+    health: ArcSwapOption<HealthSource>,
     scheduling: Histogram,
     scheduled: AtomicU64,
     not_scheduled: AtomicU64,
@@ -90,6 +91,21 @@ struct PoolGauges {
 struct Queues {
     pool: Arc<str>,
     read: Box<dyn Fn() -> Vec<(String, u64)> + Send + Sync>,
+}
+
+/// Where the standings of the endpoints are read from.
+struct HealthSource {
+    pool: Arc<str>,
+    read: Box<dyn Fn() -> EndpointHealth + Send + Sync>,
+}
+
+/// How the endpoints of a pool stand.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EndpointHealth {
+    /// Endpoints by standing, by its name.
+    pub standings: [(&'static str, u64); 3],
+    /// Changes of standing so far.
+    pub changes: u64,
 }
 
 impl Default for Metrics {
@@ -177,6 +193,14 @@ impl Metrics {
     /// requests) and is called once per page. The last call wins.
     pub fn endpoint_queues(&self, pool: &str, read: impl Fn() -> Vec<(String, u64)> + Send + Sync + 'static) {
         self.families.queues.store(Some(Arc::new(Queues {
+            pool: pool.into(),
+            read: Box::new(read),
+        })));
+    }
+
+    /// Says where a page takes the standings of the endpoints from: `read` is called once per page. The last call wins.
+    pub fn endpoint_health(&self, pool: &str, read: impl Fn() -> EndpointHealth + Send + Sync + 'static) {
+        self.families.health.store(Some(Arc::new(HealthSource {
             pool: pool.into(),
             read: Box::new(read),
         })));
@@ -276,6 +300,7 @@ impl Default for Families {
                 queue: AtomicU64::new(f64::NAN.to_bits()),
             }),
             queues: ArcSwapOption::empty(),
+            health: ArcSwapOption::empty(),
             scheduling: Histogram::new(buckets::SCHEDULING_SECONDS),
             scheduled: AtomicU64::new(0),
             not_scheduled: AtomicU64::new(0),
@@ -330,7 +355,24 @@ impl Families {
                 (labels, Value::Level(waiting as i64))
             })
         });
-        page.labelled(&catalogue::POD_QUEUE, queues)
+        page.labelled(&catalogue::POD_QUEUE, queues)?;
+        self.write_health(page)
+    }
+
+    fn write_health(&self, page: &mut Page) -> fmt::Result {
+        let Some(source) = self.health.load_full() else {
+            return Ok(());
+        };
+        let health = (source.read)();
+        let pool = || ("name", source.pool.clone());
+        let standings = health.standings.into_iter();
+        let standings = standings.map(|(standing, n)| {
+            let labels = [pool(), ("standing", Arc::from(standing))];
+            (labels, Value::Level(n as i64))
+        });
+        page.labelled(&catalogue::ENDPOINT_HEALTH, standings)?;
+        let changes = [([pool()], Value::Count(health.changes))];
+        page.labelled(&catalogue::HEALTH_CHANGES, changes)
     }
 
     fn write_extension(&self, page: &mut Page) -> fmt::Result {
@@ -379,6 +421,14 @@ impl Families {
                 .iter()
                 .map(|(l, n)| (l.clone(), Value::Count(n.load(Ordering::Relaxed)))),
         )
+    }
+}
+
+impl fmt::Debug for HealthSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HealthSource")
+            .field("pool", &self.pool)
+            .finish_non_exhaustive()
     }
 }
 

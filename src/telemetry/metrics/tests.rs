@@ -25,6 +25,10 @@ pub(crate) fn everything() -> (Metrics, Arc<PrefixIndexGauge>) {
     metrics.prefix_updates_dropped(2);
     metrics.pool("p", 2, Some(0.5), Some(1.5));
     metrics.endpoint_queues("p", || vec![("a-rank-0".into(), 4), ("b-rank-0".into(), 0)]);
+    metrics.endpoint_health("p", || EndpointHealth {
+        standings: [("healthy", 3), ("suspect", 1), ("down", 0)],
+        changes: 7,
+    });
     metrics.build_info("c0ffee", "main");
     metrics.buffered_bytes(9 << 20, || 16384);
     let failure = connections::Failure::Protocol;
