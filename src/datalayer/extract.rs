@@ -26,7 +26,7 @@ impl Engine {
         Some(Sample {
             waiting: waiting.map_or(previous.waiting, whole),
             running: running.map_or(previous.running, whole),
-            kv_usage: kv_usage.unwrap_or(previous.kv_usage),
+            kv_usage: kv_usage.map_or(previous.kv_usage, |share| share.clamp(0.0, 1.0)),
             lora: match lora {
                 Some(hit) => read_lora(hit, previous.lora.max),
                 None => previous.lora.clone(),
@@ -171,6 +171,20 @@ mod tests {
         for (text, want) in [("-3", 0), ("1e99", u32::MAX), ("2.99", 2)] {
             let page = format!("vllm:num_requests_running {text}\n");
             assert_eq!(read("vllm", &page, &Sample::default()).unwrap().running, want);
+        }
+    }
+
+    #[test]
+    fn a_share_is_cut_to_what_a_share_can_be() {
+        for (text, want) in [
+            ("-1e39", 0.0),
+            ("-0.1", 0.0),
+            ("0.5", 0.5),
+            ("1.5", 1.0),
+            ("1e308", 1.0),
+        ] {
+            let page = format!("vllm:kv_cache_usage_perc {text}\n");
+            assert_eq!(read("vllm", &page, &Sample::default()).unwrap().kv_usage, want);
         }
     }
 

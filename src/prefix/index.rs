@@ -19,6 +19,8 @@ pub const MAX_SLOTS: usize = 16_384;
 /// Endpoints per table word.
 const GROUP: usize = 64;
 const GROUPS: usize = MAX_SLOTS / GROUP;
+/// Blocks held at most, all endpoints together, unless said otherwise: some 400 MB.
+pub const DEFAULT_BUDGET: usize = 5_000_000;
 /// Records that wait for the holder of the lock; beyond, the newest is dropped.
 const QUEUE: usize = 256;
 /// Queued records one caller applies at most before it goes on with its own business.
@@ -85,12 +87,18 @@ impl Default for PrefixIndex {
 }
 
 impl PrefixIndex {
-    /// An empty index.
+    /// An empty index of at most [`DEFAULT_BUDGET`] blocks.
     pub fn new() -> Self {
+        PrefixIndex::with_budget(DEFAULT_BUDGET)
+    }
+
+    /// An empty index of at most `budget` blocks, all endpoints together. Beyond it the endpoint that holds most loses its
+    /// least recent ones, whatever capacity it was given: what one endpoint claims costs the others nothing.
+    pub fn with_budget(budget: usize) -> Self {
         let (table, writer) = Table::new();
         let owners = Arc::new(Owners((0..MAX_SLOTS).map(|_| AtomicU64::new(0)).collect()));
         let (sender, queue) = sync_channel(QUEUE);
-        let writer = Writer::new(writer, owners.clone());
+        let writer = Writer::new(writer, owners.clone(), budget);
         PrefixIndex {
             table,
             owners,

@@ -10,4 +10,4 @@ mod table;
 mod writer;
 
 pub use hash::BlockHasher;
-pub use index::{Holder, MAX_SLOTS, PrefixIndex};
+pub use index::{DEFAULT_BUDGET, Holder, MAX_SLOTS, PrefixIndex};

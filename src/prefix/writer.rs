@@ -10,12 +10,17 @@ use hashlink::LinkedHashMap;
 use super::index::{Holder, MAX_SLOTS, Owners, row};
 use super::table::TableWriter;
 
+/// Blocks taken beyond the budget's need at most when it is exceeded.
+const MAX_SPARE: usize = 4096;
+
 /// What the endpoints in the slots hold.
 pub(super) struct Writer {
     table: TableWriter,
     owners: Arc<Owners>,
     slots: Vec<Slot>,
     blocks: usize,
+    /// Blocks held at most, all endpoints together.
+    budget: usize,
 }
 
 /// One slot: its owner and the blocks it holds, least recently used first.
@@ -51,12 +56,13 @@ impl Hasher for AsIs {
 }
 
 impl Writer {
-    pub fn new(table: TableWriter, owners: Arc<Owners>) -> Self {
+    pub fn new(table: TableWriter, owners: Arc<Owners>, budget: usize) -> Self {
         Writer {
             table,
             owners,
             slots: Vec::new(),
             blocks: 0,
+            budget: budget.max(1),
         }
     }
 
@@ -89,6 +95,27 @@ impl Writer {
         // Readers get the new blocks in prompt order, so that they never see a hole either.
         for hash in hashes {
             self.table.set(row(*hash, at), 1 << (at % 64));
+        }
+        while self.blocks > self.budget {
+            self.shrink_largest();
+        }
+    }
+
+    /// Takes the least recent blocks from the endpoint that holds most: some more than the budget asks for, so that the
+    /// search for it is worth it.
+    fn shrink_largest(&mut self) {
+        let held = |(_, slot): &(usize, &Slot)| slot.held.len();
+        let Some((at, largest)) = self.slots.iter().enumerate().max_by_key(held) else {
+            return;
+        };
+        let spare = (largest.held.len() / 16).min(MAX_SPARE);
+        let over = self.blocks.saturating_sub(self.budget) + spare;
+        for _ in 0..over {
+            let Some((hash, ())) = self.slots[at].held.pop_front() else {
+                return;
+            };
+            self.table.clear(row(hash, at), 1 << (at % 64));
+            self.blocks -= 1;
         }
     }
 

@@ -259,3 +259,18 @@ fn with_threads_no_owner_is_wrong_and_no_removal_is_lost() {
     assert_eq!(index.blocks(), 0);
     assert_eq!(index.inner.lock().writer.rows(), 0);
 }
+
+#[test]
+fn beyond_the_budget_the_endpoint_that_holds_most_loses_its_oldest_blocks() {
+    let index = PrefixIndex::with_budget(1_000);
+    let (greedy, modest) = (holder(0, 1), holder(1, 2));
+    let small = chain(b"modest");
+    index.record(modest, 100, &small);
+    for n in 0..500_u64 {
+        let text: Vec<u8> = (0..8).flat_map(|i| (n * 8 + i).to_le_bytes()).collect();
+        index.record(greedy, usize::MAX, &chain(&text));
+        assert!(index.blocks() <= 1_000, "{}", index.blocks());
+    }
+    assert!(index.blocks() > 900, "{}", index.blocks());
+    assert_eq!(matches(&index, &small, &[modest]), [6]);
+}

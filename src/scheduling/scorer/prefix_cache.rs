@@ -11,7 +11,7 @@ use crate::plugin::{
     Cycle, Decision, EndpointObserver, Mutation, ParamDoc, Params, ParamsError, PluginType, PreRequest,
     PrefixKey, PrefixMatch, ProfileDecision, Roles, Scorer,
 };
-use crate::prefix::{BlockHasher, Holder, PrefixIndex};
+use crate::prefix::{BlockHasher, DEFAULT_BUDGET, Holder, PrefixIndex};
 use crate::telemetry::metrics::{Metrics, PrefixIndexGauge};
 
 /// Registration.
@@ -20,11 +20,12 @@ pub const TYPE: PluginType = PluginType {
     help: "Prefers endpoints that were recently sent prompts with the same beginning.",
     params: PARAMS,
     make: |context, params| {
+        let settings = Settings::new(params)?;
         let plugin = Arc::new(PrefixCache {
             name: context.name.clone(),
-            settings: Settings::new(params)?,
+            settings,
             hasher: BlockHasher::new(rand::random()),
-            index: PrefixIndex::new(),
+            index: PrefixIndex::with_budget(settings.budget),
             size: context.metrics.prefix_index(),
             metrics: context.metrics.clone(),
         });
@@ -68,6 +69,12 @@ const PARAMS: &[ParamDoc] = &[
         default: "31250",
         help: "Blocks remembered per endpoint, where the engine reports no number. 0 or less means the default.",
     },
+    ParamDoc {
+        name: "maxIndexedBlocks",
+        kind: "int",
+        default: "5000000",
+        help: "Blocks remembered for all endpoints together, some 80 bytes each; beyond, the endpoint with most loses its oldest. 0 or less means the default.",
+    },
 ];
 
 /// The profile whose target computes the prompt in disaggregated serving.
@@ -84,6 +91,7 @@ struct Parameters {
     block_size: i64,
     max_prefix_blocks_to_match: i64,
     lru_capacity_per_server: i64,
+    max_indexed_blocks: i64,
 }
 
 /// Parameters made sense of.
@@ -93,6 +101,7 @@ struct Settings {
     block_tokens: usize,
     max_blocks: usize,
     capacity: usize,
+    budget: usize,
 }
 
 impl Settings {
@@ -117,6 +126,7 @@ impl Settings {
             block_tokens: or(given.block_size_tokens, 16),
             max_blocks: or(given.max_prefix_blocks_to_match, 256),
             capacity: or(given.lru_capacity_per_server, 31_250),
+            budget: or(given.max_indexed_blocks, DEFAULT_BUDGET),
         })
     }
 
@@ -129,14 +139,34 @@ impl Settings {
         }
     }
 
-    fn key(&self, first: &Signals) -> PrefixKey {
+    fn key(&self, signals: &[Signals]) -> PrefixKey {
+        let tokens = self.tuned(agreed_block_size(signals), self.block_tokens);
         PrefixKey {
-            block_bytes: self
-                .tuned(first.block_size, self.block_tokens)
-                .saturating_mul(TOKEN_BYTES),
+            block_bytes: tokens.saturating_mul(TOKEN_BYTES),
             max_blocks: self.max_blocks,
         }
     }
+}
+
+/// The block size that more than half of the endpoints report, of those that report one; 0 when there is none. One endpoint
+/// cannot choose the block size of the pool.
+fn agreed_block_size(signals: &[Signals]) -> u32 {
+    let first = signals.first().map_or(0, |s| s.block_size);
+    if signals.iter().all(|s| s.block_size == first) {
+        return first;
+    }
+    let reported = || signals.iter().map(|s| s.block_size).filter(|size| *size > 0);
+    // Boyer and Moore: if one has the majority, it is the one that is left.
+    let (mut left, mut lead) = (0, 0_usize);
+    for size in reported() {
+        match (lead, size == left) {
+            (0, _) => (left, lead) = (size, 1),
+            (_, true) => lead += 1,
+            (_, false) => lead -= 1,
+        }
+    }
+    let votes = reported().filter(|size| *size == left).count();
+    if votes * 2 > reported().count() { left } else { 0 }
 }
 
 /// Scores by the share of the prompt's blocks an endpoint holds.
@@ -151,12 +181,14 @@ pub struct PrefixCache {
 
 impl Scorer for PrefixCache {
     fn score(&self, cycle: &Cycle<'_>, candidates: &[u32], out: &mut [f32]) {
-        let Some(first) = candidates.first() else { return };
+        if candidates.is_empty() {
+            return;
+        }
         let mut state = cycle.prefix.borrow_mut();
         let found = state.entry(&self.name);
-        // Once per request: the first profile that asks decides on the block size.
+        // Once per request, for every profile.
         if found.key.is_none() {
-            self.look_up(cycle, self.settings.key(&cycle.signals[*first as usize]), found);
+            self.look_up(cycle, self.settings.key(cycle.signals), found);
         }
         if found.hashes.is_empty() {
             return;
@@ -307,7 +339,7 @@ mod tests {
     fn the_prompt_is_hashed_once_for_all_profiles_of_a_request() {
         let roles = make(&TYPE, r#"{"blockSizeTokens": 1}"#);
         let mut f = Fixture::idle(2).with_prompt(b"aaaabbbb");
-        f.signals[1].block_size = 2;
+        f.signals.iter_mut().for_each(|s| s.block_size = 1);
         let scorer = roles.scorer.as_ref().unwrap();
         scorer.score(&f.cycle(), &[0], &mut [0.0]);
         scorer.score(&f.cycle(), &[1], &mut [0.0]);
@@ -318,24 +350,32 @@ mod tests {
     }
 
     #[test]
-    fn what_the_first_candidate_reports_is_the_block_size_where_tuning_is_on() {
-        for (json, reported, bytes) in [
-            ("{}", 0, 64),
-            ("{}", 32, 128),
-            (r#"{"blockSizeTokens": 8}"#, 0, 32),
-            (r#"{"autoTune": false}"#, 32, 64),
-            ("{}", u32::MAX, u32::MAX as usize * 4),
-        ] {
-            let signals = Signals {
-                block_size: reported,
+    fn the_block_size_is_that_of_most_endpoints_where_tuning_is_on() {
+        let rows: [(&str, &[u32], usize); 11] = [
+            ("{}", &[0], 64),
+            ("{}", &[32], 128),
+            (r#"{"blockSizeTokens": 8}"#, &[0, 0], 32),
+            (r#"{"autoTune": false}"#, &[32, 32], 64),
+            ("{}", &[u32::MAX], u32::MAX as usize * 4),
+            // One that says something else changes nothing, wherever it is in the list.
+            ("{}", &[u32::MAX, 32, 32, 32], 128),
+            ("{}", &[32, 32, 1, 32], 128),
+            ("{}", &[1, 32, 32, 2], 64),
+            // Who says nothing does not vote.
+            ("{}", &[0, 0, 0, 32], 128),
+            // No majority: what is configured.
+            ("{}", &[32, 8], 64),
+            ("{}", &[], 64),
+        ];
+        for (json, reported, bytes) in rows {
+            let signals = |block_size: &u32| Signals {
+                block_size: *block_size,
                 ..Signals::default()
             };
+            let signals: Vec<Signals> = reported.iter().map(signals).collect();
             let key = Settings::new(&params(json)).unwrap().key(&signals);
-            assert_eq!(
-                (key.block_bytes, key.max_blocks),
-                (bytes, 256),
-                "{json} {reported}"
-            );
+            let got = (key.block_bytes, key.max_blocks);
+            assert_eq!(got, (bytes, 256), "{json} {reported:?}");
         }
     }
 
@@ -358,6 +398,7 @@ mod tests {
             block_tokens,
             max_blocks,
             capacity,
+            budget: DEFAULT_BUDGET,
         };
         for (json, expected) in [
             ("{}", settings(true, 16, 256, 31_250)),

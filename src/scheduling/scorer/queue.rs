@@ -46,6 +46,10 @@ mod tests {
             (&[7, 7], &[1.0, 1.0]),
             (&[3], &[1.0]),
             (&[0, u32::MAX], &[1.0, 0.0]),
+            // Within 64 and four times the median: as they are.
+            (&[0, 100, 50], &[1.0, 0.0, 0.5]),
+            // One that claims more than is plausible does not level the others: it counts as 64 + 4 * 16.
+            (&[0, 16, 32, u32::MAX], &[1.0, 0.875, 0.75, 0.0]),
             (&[], &[]),
         ] {
             let signals = loads.iter().map(|n| Signals {
