@@ -8,15 +8,12 @@ use crate::api::document::{Mistakes, Value};
 use crate::api::picker_config::{PickerConfig, PluginEntry};
 use crate::base::clock::Clock;
 use crate::base::suggest;
-use crate::datalayer::{Engines, MetricsSource};
-use crate::discovery::file::FileDiscoverySettings;
 use crate::plugin::{Context, Params, ParamsError, PluginInstance, PluginType, Registry};
 use crate::saturation::UtilizationDetector;
 use crate::telemetry::metrics::Metrics;
 
-use super::references::find;
 use super::{Built, Environment, Kept};
-use super::{effective, profiles};
+use super::{data_layer, effective, profiles};
 
 /// Builds everything `document` asks for, or tells all that is wrong, `m` included.
 pub fn build(
@@ -34,7 +31,8 @@ pub fn build(
         |type_name| maker.injected(type_name),
         &mut m,
     );
-    let discovery = data_layer(document, &plugins, &mut m);
+    let discovery = data_layer::discovery(document, &plugins, &mut m);
+    let scraping = data_layer::scraping(document, &plugins, &mut m);
     if let Some(reference) = &document.saturation.plugin_ref {
         let text = "detectors are not plugins yet: set the thresholds of saturationDetector instead";
         m.add(reference.at, reference.path.clone(), text);
@@ -42,7 +40,8 @@ pub fn build(
     let (Some(scheduler), true) = (scheduler, m.list.is_empty()) else {
         return Err(m);
     };
-    let warnings = warnings(document, &gates);
+    let mut warnings = warnings(document, &gates);
+    warnings.extend(data_layer::unused(document, &plugins));
     let detector = detector(document, environment);
     let overrides = format!("{fingerprint:x} {gates:?} {detector:?}");
     let hash = format!("{:016x}", xxhash_rust::xxh64::xxh64(overrides.as_bytes(), 0));
@@ -56,6 +55,7 @@ pub fn build(
         detector,
         gates,
         discovery,
+        scraping,
         warnings,
         hash,
     })
@@ -181,63 +181,6 @@ impl<'a> Maker<'a> {
         let plugin = self.registry.get(type_name)?;
         self.instance(type_name, plugin, &Params::default()).ok()
     }
-}
-
-/// Checks the references of the data layer; returns the file endpoints come from.
-fn data_layer(
-    document: &PickerConfig,
-    plugins: &[PluginInstance],
-    m: &mut Mistakes,
-) -> Option<FileDiscoverySettings> {
-    let layer = document.data_layer.as_ref()?;
-    let mut seen = BTreeSet::new();
-    for (source, extractors) in &layer.sources {
-        let plugin = find(document, plugins, source, "dataLayer", m);
-        if plugin.is_some_and(|p| extension::<MetricsSource>(p).is_none()) {
-            m.add(
-                source.at,
-                source.path.clone(),
-                format!("the plugin {} is not a data source", source.name),
-            );
-        }
-        if !seen.insert(&source.name) {
-            m.add(
-                source.at,
-                source.path.clone(),
-                format!("data source {} is listed twice", source.name),
-            );
-        }
-        let mut own = BTreeSet::new();
-        for extractor in extractors {
-            let plugin = find(document, plugins, extractor, "dataLayer", m);
-            if plugin.is_some_and(|p| extension::<Engines>(p).is_none()) {
-                let text = format!("the plugin {} is not an extractor", extractor.name);
-                m.add(extractor.at, extractor.path.clone(), text);
-            }
-            if !own.insert(&extractor.name) {
-                m.add(
-                    extractor.at,
-                    extractor.path.clone(),
-                    format!("extractor {} is listed twice", extractor.name),
-                );
-            }
-        }
-    }
-    let reference = layer.discovery.as_ref()?;
-    let plugin = find(document, plugins, reference, "dataLayer", m)?;
-    let settings = extension::<FileDiscoverySettings>(plugin);
-    if settings.is_none() {
-        m.add(
-            reference.at,
-            reference.path.clone(),
-            format!("the plugin {} does not discover endpoints", plugin.name),
-        );
-    }
-    settings.map(|s| (*s).clone())
-}
-
-fn extension<T: Send + Sync + 'static>(plugin: &PluginInstance) -> Option<Arc<T>> {
-    plugin.roles.extension.clone()?.downcast().ok()
 }
 
 fn detector(document: &PickerConfig, environment: &Environment) -> UtilizationDetector {

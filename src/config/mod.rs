@@ -2,6 +2,7 @@
 //! is reported at once, with its place.
 
 mod build;
+mod data_layer;
 mod effective;
 mod kept;
 mod plugins;
@@ -22,6 +23,7 @@ use crate::scheduling::Scheduler;
 use crate::telemetry::metrics::Metrics;
 use crate::wire::yaml;
 
+pub use data_layer::Scraping;
 pub use effective::differences;
 pub use kept::Kept;
 pub use plugins::registry;
@@ -88,6 +90,8 @@ pub struct Built {
     pub gates: Vec<String>,
     /// The file endpoints come from, where one is named.
     pub discovery: Option<FileDiscoverySettings>,
+    /// How endpoints are scraped.
+    pub scraping: Scraping,
     /// What was asked for and has no effect yet.
     pub warnings: Vec<String>,
     /// Hash of the effective configuration: equal for equal configurations.

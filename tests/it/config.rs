@@ -111,6 +111,25 @@ fn each_mistake_has_the_text_of_the_reference() {
             "the plugin q is not a data source",
         ),
         (
+            "plugins: [{type: core-metrics-extractor}, {name: b, type: model-server-protocol-metrics}]",
+            "plugins[1]: a second extractor beside core-metrics-extractor: name the one to use in dataLayer.sources",
+        ),
+        (
+            "plugins: [{type: metrics-data-source}, {name: b, type: metrics-data-source}]",
+            "plugins[1]: a second data source beside metrics-data-source: name the one to use in dataLayer.sources",
+        ),
+        (
+            "plugins: [{type: metrics-data-source}, {name: a, type: core-metrics-extractor}, {name: b, type: \
+             core-metrics-extractor}]\ndataLayer: {sources: [{pluginRef: metrics-data-source, extractors: [{pluginRef: a}, \
+             {pluginRef: b}]}]}",
+            "a second extractor: put its engineConfigs into the first one",
+        ),
+        (
+            "plugins: [{type: metrics-data-source}, {name: b, type: metrics-data-source}]\ndataLayer: {sources: \
+             [{pluginRef: metrics-data-source}, {pluginRef: b}]}",
+            "a second data source: an endpoint has one metrics page, name one source",
+        ),
+        (
             "dataLayer: {discovery: {pluginRef: q}}\nplugins: [{name: q, type: queue-scorer}]",
             "the plugin q does not discover endpoints",
         ),
@@ -131,6 +150,23 @@ fn each_mistake_has_the_text_of_the_reference() {
         assert!(got.contains(text), "{rest}\n{got}");
         assert!(got.starts_with("c.yaml:"), "{got}");
     }
+}
+
+#[test]
+fn the_referenced_source_and_extractor_are_the_ones_in_force() {
+    let plugins = "plugins: [{name: x, type: metrics-data-source, parameters: {path: /x}}, {name: y, type: \
+                   metrics-data-source, parameters: {path: /y}}, {name: a, type: core-metrics-extractor}]\n";
+    let built = build(&document(&format!(
+        "{plugins}dataLayer: {{sources: [{{pluginRef: y}}]}}"
+    )))
+    .unwrap();
+    assert_eq!(built.scraping.source.unwrap().path.as_deref(), Some("/y"));
+    assert!(built.scraping.engines.is_none(), "it is not referenced");
+    let unused = |name: &str| format!("plugin {name} has no effect: dataLayer.sources does not name it");
+    assert_eq!(built.warnings, [unused("x"), unused("a")]);
+    // Without references the only one of its kind is meant.
+    let built = build(&document("plugins: [{type: core-metrics-extractor}]")).unwrap();
+    assert!(built.scraping.engines.is_some() && built.warnings.is_empty());
 }
 
 #[test]

@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use crate::base::clock::Clock;
 use crate::config::{self, Built, Environment, Kept};
-use crate::datalayer::{Engines, FlagSpecs, MetricsSource, PollerSettings};
-use crate::plugin::PluginInstance;
+use crate::datalayer::{Engines, FlagSpecs, PollerSettings};
 use crate::telemetry::metrics::Metrics;
 
 use super::errors::RunError;
@@ -95,19 +94,13 @@ pub fn engines_of_flags(settings: &Settings) -> Result<Arc<Engines>, RunError> {
 /// are given, they win over the extractor.
 pub fn poller_settings(
     settings: &Settings,
-    plugins: &[PluginInstance],
+    scraping: &config::Scraping,
     of_flags: &Arc<Engines>,
 ) -> PollerSettings {
-    let extension = |p: &PluginInstance| p.roles.extension.clone();
-    let source = plugins
-        .iter()
-        .filter_map(extension)
-        .find_map(|e| e.downcast::<MetricsSource>().ok());
-    let source = source.as_deref().cloned().unwrap_or_default();
-    let configured = plugins
-        .iter()
-        .filter_map(extension)
-        .find_map(|e| e.downcast::<Engines>().ok())
+    let source = scraping.source.as_deref().cloned().unwrap_or_default();
+    let configured = scraping
+        .engines
+        .clone()
         .filter(|_| settings.metric_specs.is_none());
     let defaults = PollerSettings::default();
     let scheme = settings.metrics_scheme.parse().unwrap_or(defaults.scheme);

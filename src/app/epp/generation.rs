@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 
 use crate::base::clock::Clock;
-use crate::config::{Built, Kept};
+use crate::config::{Built, Kept, Scraping};
 use crate::datalayer::{Engines, PollerHandle};
 use crate::datastore::{Change, Datastore};
 use crate::discovery::file::FileDiscoverySettings;
@@ -42,6 +42,7 @@ pub struct Lasting {
 pub struct Generation {
     director: Arc<Director>,
     plugins: Vec<PluginInstance>,
+    scraping: Scraping,
     kept: Kept,
     active: ActiveConfig,
     discovery: Option<FileDiscoverySettings>,
@@ -66,6 +67,7 @@ impl Generation {
         Generation {
             director,
             plugins: built.plugins,
+            scraping: built.scraping,
             kept: built.kept,
             active: ActiveConfig {
                 hash: built.hash,
@@ -155,7 +157,7 @@ impl Live {
                 "where endpoints come from (dataLayer.discovery) cannot change while running: restart epp";
             return Err(RunError::NeedsRestart(text.into()));
         }
-        let poller = configure::poller_settings(settings, &next.plugins, &lasting.engines);
+        let poller = configure::poller_settings(settings, &next.scraping, &lasting.engines);
         self.poller.change(poller)?;
         self.observers.store(Arc::new(next.observers()));
         let last = self.directors.replace(next.director);

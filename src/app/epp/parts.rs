@@ -78,7 +78,7 @@ impl Parts {
             clock: clock.clone(),
             datastore: datastore.clone(),
         };
-        let scraping = configure::poller_settings(&settings, &built.plugins, &lasting.engines);
+        let scraping = configure::poller_settings(&settings, &built.scraping, &lasting.engines);
         let poller = Poller::new(scraping, datastore.clone(), clock)?;
         let tls = match settings.secure {
             true => Some(Arc::new(ServerTls::new(settings.tls.load()?))),
