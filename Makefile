@@ -50,12 +50,12 @@ test-e2e-full: venv ## Behind a real Envoy: all of it, hardening and faults incl
 	$(CARGO) test $(LOCKED) --test envoy
 
 test-cluster: venv $(APISERVER) ## Beside a real kube-apiserver with exactly the chart's rights; needs Go, and builds it once
-	$(CARGO) test $(LOCKED) --test cluster
+	$(CARGO) test $(LOCKED) --test cluster -- --test-threads=4
 
-# Some minutes the first time, then what Go has cached.
 $(APISERVER): tests/cluster/apiserver/main.go tests/cluster/apiserver/go.mod tests/cluster/apiserver/go.sum
 	@command -v go >/dev/null || { \
 	  echo "test-cluster builds a kube-apiserver and needs Go 1.25 or newer, which is not installed here" >&2; exit 1; }
+	@echo "building a kube-apiserver: some minutes the first time, then what Go has cached"
 	cd $(<D) && go build -buildvcs=false -trimpath -ldflags "-s -w" -o $(CURDIR)/$@ .
 
 bench: ## The hot paths beside their floors and bars (about 5 minutes; wants an idle machine)

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 mod charts;
+mod crds;
 #[path = "../it/kubernetes/mod.rs"]
 mod kubernetes;
 mod objects;

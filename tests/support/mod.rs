@@ -23,6 +23,7 @@ pub mod model_server;
 pub mod ports;
 pub mod process;
 pub mod raw_h2;
+pub mod refused;
 pub mod sent;
 pub mod sim;
 pub mod tls;

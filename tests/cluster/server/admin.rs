@@ -92,6 +92,12 @@ impl Admin {
         )
     }
 
+    /// What is said to a strict creation that is not kept.
+    pub fn try_create(&self, path: &str, object: &Value) -> Answer {
+        let path = format!("{path}?dryRun=All&fieldValidation=Strict");
+        self.send(Method::POST, &path, "application/json", Some(object))
+    }
+
     /// Replaces.
     pub fn replace(&self, path: &str, object: &Value) -> Value {
         must(

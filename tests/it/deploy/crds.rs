@@ -4,6 +4,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use serde_json::{Value, json};
 
 use super::{documents, is, path, read, schema, text};
+use crate::support::refused;
 
 /// All CRDs.
 fn crds() -> Vec<Value> {
@@ -70,54 +71,15 @@ fn the_examples_fit_the_schemas() {
     }
 }
 
-fn pool(change: impl FnOnce(&mut Value)) -> Value {
-    let mut pool = json!({
-        "apiVersion": "inference.networking.k8s.io/v1", "kind": "InferencePool", "metadata": {"name": "p"},
-        "spec": {"selector": {"matchLabels": {"app": "x"}}, "targetPorts": [{"number": 8000}],
-                 "endpointPickerRef": {"name": "epp", "port": {"number": 9002}}}});
-    change(&mut pool["spec"]);
-    pool
-}
-
 #[test]
 fn a_pool_that_the_reference_refuses_is_refused() {
-    assert_eq!(mistakes(&pool(|_| {})), Some(vec![]));
-    type Change = fn(&mut Value);
-    let rows: [(Change, &str); 14] = [
-        (
-            |s| s["targetPorts"] = json!([{"number": 1}, {"number": 1}]),
-            "port number must be unique",
-        ),
-        (|s| s["targetPorts"] = json!([]), "minItems"),
-        (
-            |s| s["targetPorts"] = json!([1, 2, 3, 4, 5, 6, 7, 8, 9].map(|n| json!({"number": n}))),
-            "maxItems",
-        ),
-        (|s| s["targetPorts"][0]["number"] = json!(70000), "out of range"),
-        (|s| s["targetPorts"][0]["number"] = json!(0), "out of range"),
-        (|s| s["targetPorts"] = json!([{}]), ".number: is required"),
-        (|s| s["selector"]["matchLabels"] = json!({}), "minProperties"),
-        (|s| s["selector"]["matchLabels"] = json!({"a": "-"}), "pattern"),
-        (|s| s["selector"] = json!({}), "matchLabels: is required"),
-        (
-            |s| s["endpointPickerRef"] = json!({"name": "epp"}),
-            "port is required when kind is 'Service'",
-        ),
-        (
-            |s| s["endpointPickerRef"]["failureMode"] = json!("Open"),
-            "not one of",
-        ),
-        (|s| s["endpointPickerRef"]["name"] = json!(""), "minLength"),
-        (|s| s["appProtocol"] = json!("grpc"), "not one of"),
-        (|s| s["news"] = json!(1), "is unknown"),
-    ];
-    for (change, word) in rows {
-        let pool = pool(change);
+    assert_eq!(mistakes(&refused::pool(|_| {})), Some(vec![]));
+    for (pool, word) in refused::pools() {
         let mistakes = mistakes(&pool).unwrap();
         assert!(mistakes.iter().any(|m| m.contains(word)), "{word}: {mistakes:?}");
     }
     // A picker that is no Service needs no port.
-    let other = pool(|s| s["endpointPickerRef"] = json!({"name": "epp", "kind": "Deployment"}));
+    let other = refused::pool(|s| s["endpointPickerRef"] = json!({"name": "epp", "kind": "Deployment"}));
     assert_eq!(mistakes(&other), Some(vec![]));
 }
 
@@ -130,50 +92,7 @@ fn an_objective_may_lack_its_spec() {
 
 #[test]
 fn objectives_and_rewrites_that_the_reference_refuses_are_refused() {
-    let of = |kind: &str, spec: Value| json!({"apiVersion": "inference.networking.x-k8s.io/v1alpha2", "kind": kind, "metadata": {"name": "o"}, "spec": spec});
-    let rule = |rule: Value| json!({"poolRef": {"name": "p"}, "rules": [rule]});
-    for (object, word) in [
-        (
-            of("InferenceObjective", json!({"priority": 1})),
-            "poolRef: is required",
-        ),
-        (
-            of(
-                "InferenceObjective",
-                json!({"poolRef": {"name": "p"}, "priority": "1"}),
-            ),
-            "is string",
-        ),
-        (
-            of("InferenceModelRewrite", json!({"poolRef": {"name": "p"}})),
-            "rules: is required",
-        ),
-        (
-            of("InferenceModelRewrite", rule(json!({"targets": []}))),
-            "minItems",
-        ),
-        (
-            of(
-                "InferenceModelRewrite",
-                rule(json!({"targets": [{"modelRewrite": "m", "weight": 0}]})),
-            ),
-            "out of range",
-        ),
-        (
-            of(
-                "InferenceModelRewrite",
-                rule(json!({"matches": [{"model": {"type": "Prefix", "value": "m"}}]})),
-            ),
-            "not one of",
-        ),
-        (
-            of(
-                "InferenceModelRewrite",
-                rule(json!({"matches": [{"model": {"value": ""}}]})),
-            ),
-            "minLength",
-        ),
-    ] {
+    for (object, word) in refused::others() {
         let mistakes = mistakes(&object).unwrap();
         assert!(mistakes.iter().any(|m| m.contains(word)), "{word}: {mistakes:?}");
     }
