@@ -61,6 +61,21 @@ fn the_experimental_pool_of_the_chart_passes_a_strict_dry_run() {
 }
 
 #[test]
+fn releases_of_any_name_pass_a_strict_dry_run() {
+    let server = ApiServer::start();
+    let values = [
+        "image.repository=r.example/epp",
+        "replicas=2",
+        "inferencePool.matchLabels.app=model",
+    ];
+    for name in ["70b", "model.v1", "a", &"x".repeat(53)] {
+        for object in helm(name, server.namespace(), &values) {
+            assert_eq!(refusal(&server, &object), None, "{name}");
+        }
+    }
+}
+
+#[test]
 fn kustomize_and_the_examples_pass_a_strict_dry_run() {
     let server = ApiServer::start();
     let mut checked = 0;

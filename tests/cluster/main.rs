@@ -11,6 +11,7 @@ mod objects;
 mod outages;
 mod rights;
 mod server;
+mod silence;
 #[path = "../support/mod.rs"]
 mod support;
 mod tokens;

@@ -80,3 +80,14 @@ async fn a_server_of_another_authority_gets_no_token() {
     assert_eq!(health(&epp, "readiness").await, Some(ServingStatus::NotServing));
     assert_eq!(used(&server).len(), 0);
 }
+
+#[tokio::test]
+async fn a_server_that_does_not_know_us_is_told_from_one_that_refuses() {
+    let server = ApiServer::start();
+    server.apply(POOLS, pool(&[8000]));
+    server.show("a-token-that-is-none");
+    let epp = Epp::in_cluster(&server, POOL, &[]);
+    logged(&epp, "The API server does not know us").await;
+    assert!(!epp.log().contains("grant list and watch"), "{}", epp.log());
+    assert_eq!(health(&epp, "readiness").await, Some(ServingStatus::NotServing));
+}

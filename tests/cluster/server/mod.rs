@@ -231,20 +231,9 @@ impl ApiServer {
         self.gate.silence();
     }
 
-    /// The next `times` connections carry nothing: this server cannot be told to keep one resource waiting.
-    pub fn hang(&self, _: &str, times: u64) {
+    /// The next `times` connections carry nothing.
+    pub fn mute(&self, times: u64) {
         self.gate.silence_next(times);
-    }
-
-    /// Refuses a method about a resource: with 403 by taking the rights to it, with 401 by a token that is none.
-    pub fn refuse(&self, method: &str, resource: &str, status: u16) {
-        match status {
-            401 => self.show("a-token-that-is-none"),
-            403 => verbs(method)
-                .iter()
-                .for_each(|verb| self.rights.set(resource, Some(verb), false)),
-            other => panic!("a real API server does not answer {other} when it is told to"),
-        }
     }
 
     /// `User-Agent` of all requests of the service account so far.
@@ -347,7 +336,6 @@ fn verbs(method: &str) -> &'static [&'static str] {
     match method {
         "GET" => &["get", "list", "watch"],
         "POST" => &["create"],
-        "PUT" => &["update"],
         other => panic!("which verbs are {other}?"),
     }
 }

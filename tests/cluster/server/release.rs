@@ -36,10 +36,11 @@ pub fn helm(name: &str, namespace: &str, values: &[&str]) -> Vec<Value> {
 
 /// The objects of a release in `namespace`, without the pool.
 pub fn objects(release: Release, namespace: &str) -> Vec<Value> {
-    const BOTH: [&str; 3] = [
+    const BOTH: [&str; 4] = [
         "image.repository=r.example/epp",
         "replicas=2",
         "inferencePool.create=false",
+        "inferencePool.name=pool",
     ];
     let more: &[&str] = match release {
         Release::Gateway => &["inferencePool.matchLabels.app=model"],

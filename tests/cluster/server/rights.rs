@@ -16,6 +16,8 @@ pub struct Right {
     /// Plural.
     resource: String,
     pub verb: String,
+    /// The only object; empty: any.
+    name: String,
     /// The role that gives it.
     role: String,
     /// Empty: everywhere.
@@ -65,11 +67,12 @@ impl Rights {
         let mut all = Vec::new();
         for role in objects.iter().filter(|o| bound.contains(&o["metadata"]["name"])) {
             for rule in role["rules"].as_array().into_iter().flatten() {
-                for (group, resource, verb) in rows(rule) {
+                for [group, resource, verb, name] in rows(rule) {
                     all.push(Right {
                         group,
                         resource,
                         verb,
+                        name,
                         role: place(role, &namespace),
                         namespace: text(&role["metadata"]["namespace"]),
                     });
@@ -195,30 +198,37 @@ impl Rights {
     }
 }
 
-/// A rule as rows of group, resource and verb.
-fn rows(rule: &Value) -> Vec<(String, String, String)> {
+/// A rule as rows of group, resource, verb and name.
+fn rows(rule: &Value) -> Vec<[String; 4]> {
     let all = |key: &str| -> Vec<String> {
-        let values = rule[key].as_array().unwrap().iter();
+        let values = rule[key].as_array().into_iter().flatten();
         values.map(|v| v.as_str().unwrap().to_owned()).collect()
     };
+    let mut names = all("resourceNames");
+    if names.is_empty() {
+        names.push(String::new());
+    }
     let mut out = Vec::new();
     for group in all("apiGroups") {
         for resource in all("resources") {
-            out.extend(
-                all("verbs")
-                    .into_iter()
-                    .map(|verb| (group.clone(), resource.clone(), verb)),
-            );
+            for verb in all("verbs") {
+                let row = |name: &String| [group.clone(), resource.clone(), verb.clone(), name.clone()];
+                out.extend(names.iter().map(row));
+            }
         }
     }
     out
 }
 
 fn rule(right: &Right) -> Value {
-    json!({"apiGroups": [right.group], "resources": [right.resource], "verbs": [right.verb]})
+    let mut rule = json!({"apiGroups": [right.group], "resources": [right.resource], "verbs": [right.verb]});
+    if !right.name.is_empty() {
+        rule["resourceNames"] = json!([right.name]);
+    }
+    rule
 }
 
 fn attributes(right: &Right) -> Value {
     json!({"resourceAttributes": {"group": right.group, "resource": right.resource, "verb": right.verb,
-        "namespace": right.namespace}})
+        "namespace": right.namespace, "name": right.name}})
 }
