@@ -69,7 +69,7 @@ async fn a_changed_selector_fails_no_pick() {
     server.apply(POOLS, pool(&[8000]));
     destination_is(&epp, "127.0.0.1:8000").await;
     endpoints_are(&epp, &["p-rank-0"]).await;
-    assert!(picks.all_served().await > 10);
+    assert!(picks.all_served().await > 0);
 }
 
 #[tokio::test]
