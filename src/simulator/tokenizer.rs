@@ -242,15 +242,16 @@ fn cut_at(text: String, offsets: &[(usize, usize)], ids: &[u32]) -> Tokens {
     }
 }
 
-/// The simple tokenizer: a run of ASCII letters, digits and underscores, or any other single character, each with
-/// the white space after it. Nothing is dropped.
+/// The simple tokenizer: a run of ASCII letters, digits and underscores that does not begin with an underscore, or any
+/// other single character, each with the ASCII white space after it. Nothing is dropped.
 fn simple(text: String) -> Tokens {
     let mut ends = Vec::with_capacity(text.len() / 5);
     let bytes = text.as_bytes();
     let class = |at: usize| bytes.get(at).map_or(Class::End, |b| CLASSES[*b as usize]);
     let mut at = 0;
     while at < bytes.len() {
-        if class(at) == Class::Word {
+        // An underscore is a token of its own where a token begins, and part of the word further on.
+        if class(at) == Class::Word && bytes[at] != b'_' {
             while class(at) == Class::Word {
                 at += 1;
             }
@@ -261,15 +262,8 @@ fn simple(text: String) -> Tokens {
                 at += 1;
             }
         }
-        loop {
-            match class(at) {
-                Class::White => at += 1,
-                Class::Long => match text[at..].chars().next().filter(|c| c.is_whitespace()) {
-                    Some(c) => at += c.len_utf8(),
-                    None => break,
-                },
-                Class::Word | Class::Other | Class::End => break,
-            }
+        while class(at) == Class::White {
+            at += 1;
         }
         ends.push(u32::try_from(at).unwrap_or(u32::MAX));
     }
@@ -285,12 +279,10 @@ fn simple(text: String) -> Tokens {
 enum Class {
     /// ASCII letter, digit or underscore.
     Word,
-    /// ASCII white space as Unicode has it, vertical tab included.
+    /// Space, tab, line feed, form feed or carriage return.
     White,
-    /// Any other ASCII character.
+    /// Any other byte.
     Other,
-    /// Part of a character of several bytes.
-    Long,
     /// After the text.
     End,
 }
@@ -303,8 +295,7 @@ const CLASSES: [Class; 256] = {
         let of = byte as u8;
         classes[byte] = match of {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' => Class::Word,
-            b'\t'..=b'\r' | b' ' => Class::White,
-            0x80.. => Class::Long,
+            b'\t' | b'\n' | 0x0c | b'\r' | b' ' => Class::White,
             _ => Class::Other,
         };
         byte += 1;
@@ -349,6 +340,23 @@ mod tests {
             .collect();
         assert_eq!(kept, ids);
         assert_eq!(cut(r#"{"location":"Boston","days":3}"#).len(), 15);
+    }
+
+    #[test]
+    fn a_leading_underscore_is_a_token_of_its_own() {
+        let rows: [(&str, &[&str]); 7] = [
+            ("snake_case __init__ _x", &["snake_case ", "_", "_", "init__ ", "_", "x"]),
+            ("__init__", &["_", "_", "init__"]),
+            ("_", &["_"]),
+            ("a_ _", &["a_ ", "_"]),
+            ("-_7", &["-", "_", "7"]),
+            // White space is ASCII's without the vertical tab; any other is a character like others.
+            ("a\u{a0}b\u{2003} c", &["a", "\u{a0}", "b", "\u{2003} ", "c"]),
+            ("a\x0bb\x0c\r\n\t c", &["a", "\x0b", "b\x0c\r\n\t ", "c"]),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(cut(text).iter().collect::<Vec<_>>(), expected, "{text:?}");
+        }
     }
 
     #[test]

@@ -58,6 +58,27 @@ impl<'a> Reader<'a> {
         Ok(Some((tag >> 3, value)))
     }
 
+    /// The next field, or `None` at the end. Groups (obsolete) are passed over with all that is in them, as a decoder
+    /// passes over a field it does not know.
+    pub fn next_past_groups(&mut self) -> Result<Option<(u64, Value)>, Malformed> {
+        let mut depth = 0usize;
+        while self.at < self.end {
+            let start = self.at;
+            match self.varint()? & 7 {
+                3 => depth += 1,
+                4 => depth = depth.checked_sub(1).ok_or(Malformed)?,
+                _ => {
+                    self.at = start;
+                    let field = self.next()?;
+                    if depth == 0 {
+                        return Ok(field);
+                    }
+                }
+            }
+        }
+        if depth == 0 { Ok(None) } else { Err(Malformed) }
+    }
+
     #[inline]
     fn varint(&mut self) -> Result<u64, Malformed> {
         let mut value = 0u64;

@@ -243,6 +243,15 @@ async fn tokens_are_counted_without_generating() {
         json!({"count": 4, "max_model_len": 1024, "tokens": [4116459851u32, 2312110321u32, 933488787, 2344826916u32],
             "token_strs": null})
     );
+    // An underscore is a token where a token begins, with the id of its own.
+    let (_, cut) = sim
+        .json("/tokenize", &json!({"prompt": "snake_case __init__ _x"}))
+        .await;
+    let underscore = 3658226030u32;
+    assert_eq!(cut["count"], 6);
+    for at in [1, 2, 4] {
+        assert_eq!(cut["tokens"][at], underscore);
+    }
     let (_, cut) = sim
         .json("/tokenize", &json!({"messages": chat("a b")["messages"]}))
         .await;

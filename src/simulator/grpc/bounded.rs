@@ -14,7 +14,7 @@ const INPUT_IDS: u64 = 2;
 pub fn ids(message: &[u8]) -> usize {
     let mut n = 0;
     let mut fields = Reader::new(message, 0..message.len());
-    while let Ok(Some((field, value))) = fields.next() {
+    while let Ok(Some((field, value))) = fields.next_past_groups() {
         if let (TOKENIZED, Value::Range(range)) = (field, value) {
             n += ids_in(message, range);
         }
@@ -25,7 +25,7 @@ pub fn ids(message: &[u8]) -> usize {
 fn ids_in(message: &[u8], range: std::ops::Range<usize>) -> usize {
     let mut n = 0;
     let mut fields = Reader::new(message, range);
-    while let Ok(Some((field, value))) = fields.next() {
+    while let Ok(Some((field, value))) = fields.next_past_groups() {
         match (field, value) {
             // Each ends with a byte whose highest bit is 0.
             (INPUT_IDS, Value::Range(packed)) => n += message[packed].iter().filter(|b| **b < 0x80).count(),
@@ -54,13 +54,46 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_have_no_fewer_ids_than_are_read(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+        fn any_bytes_have_no_fewer_ids_than_are_read(
+            bytes in prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..60),
+                // Tags of groups, of ids and of lists of them, and small numbers: most of these are messages.
+                prop::collection::vec(prop::sample::select(&[0x10u8, 0x12, 0x23, 0x24, 0x7b, 0x7c, 0, 1, 2, 4, 8][..]), 0..40),
+            ],
+        ) {
             let counted = ids(&bytes);
             if let Ok(request) = GenerateRequest::decode(bytes.as_slice())
                 && let Some(Input::Tokenized(tokenized)) = request.input
             {
                 prop_assert!(counted >= tokenized.input_ids.len());
             }
+        }
+    }
+
+    #[test]
+    fn ids_behind_a_group_count_too() {
+        let behind: [&[u8]; 4] = [
+            // Within the list of ids, before the list, a group in a group, and what a fuzzer found.
+            &[0x12, 4, 0x23, 0x24, 0x10, 1],
+            &[0x7b, 0x7c, 0x12, 2, 0x10, 1],
+            &[0x7b, 0x6b, 0x10, 9, 0x6c, 0x7c, 0x12, 2, 0x10, 1],
+            &[
+                0x12, 0x00, 0x12, 0x10, 0x10, 0x10, 0x10, 0x10, 0x10, 0x10, 0x10, 0x14, 0x23, 0x10, 0x10, 0x10, 0x10,
+                0x24, 0x10, 0x10,
+            ],
+        ];
+        for message in behind {
+            let request = GenerateRequest::decode(message).unwrap();
+            let Some(Input::Tokenized(tokenized)) = request.input else {
+                panic!("{message:?} has no ids");
+            };
+            assert!(!tokenized.input_ids.is_empty());
+            assert_eq!(ids(message), tokenized.input_ids.len(), "{message:?}");
+        }
+        // One that is not closed, or not opened, is no message.
+        for message in [&[0x12, 3, 0x23, 0x10, 1][..], &[0x12, 3, 0x24, 0x10, 1]] {
+            assert!(GenerateRequest::decode(message).is_err());
+            assert_eq!(ids(message), 0);
         }
     }
 
