@@ -3,13 +3,13 @@
 
 #![no_main]
 
-use endpoint_picker::simulator::api::{Prompt, Request};
+use endpoint_picker::simulator::api::{Prompt, Request, lenient};
 use endpoint_picker::simulator::tokenizer::Tokenizer;
 use endpoint_picker::simulator::{api::request::joined, tools};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    let Ok(request) = serde_json::from_slice::<Request>(data) else {
+    let Ok(request) = lenient::read::<Request>(data) else {
         return;
     };
     if let Some(raw) = &request.tools {

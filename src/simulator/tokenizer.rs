@@ -345,7 +345,10 @@ mod tests {
     #[test]
     fn a_leading_underscore_is_a_token_of_its_own() {
         let rows: [(&str, &[&str]); 7] = [
-            ("snake_case __init__ _x", &["snake_case ", "_", "_", "init__ ", "_", "x"]),
+            (
+                "snake_case __init__ _x",
+                &["snake_case ", "_", "_", "init__ ", "_", "x"],
+            ),
             ("__init__", &["_", "_", "init__"]),
             ("_", &["_"]),
             ("a_ _", &["a_ ", "_"]),

@@ -235,6 +235,30 @@ async fn no_token_of_many_answers_is_lost() {
 }
 
 #[tokio::test]
+async fn bodies_are_read_as_the_reference_reads_them() {
+    let sim = Sim::start(&["--model", "m", "--mode", "echo"]).await;
+    let rows: [(&[u8], &str); 4] = [
+        (br#"{"Model":"m","PROMPT":"any case"}"#, "any case"),
+        (
+            br#"{"model":"x","prompt":"first","model":"m","prompt":"last"}"#,
+            "last",
+        ),
+        (br#"{"model":"m","prompt":"lone \ud800."}"#, "lone \u{fffd}."),
+        (
+            b"{\"model\":\"m\",\"prompt\":\"bytes \xff\xe2\x82.\"}",
+            "bytes \u{fffd}\u{fffd}\u{fffd}.",
+        ),
+    ];
+    for (body, expected) in rows {
+        let url = format!("http://{}/v1/completions", sim.address);
+        let answer = sim.client.post(url).body(body.to_vec()).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 200, "{expected}");
+        let answer: Value = answer.json().await.unwrap();
+        assert_eq!(answer["choices"][0]["text"], expected);
+    }
+}
+
+#[tokio::test]
 async fn tokens_are_counted_without_generating() {
     let sim = Sim::start(&["--model", "m"]).await;
     let (_, cut) = sim.json("/tokenize", &json!({"prompt": "Hello, world! "})).await;

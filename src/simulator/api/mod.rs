@@ -3,6 +3,7 @@
 
 pub mod answer;
 pub mod bounded;
+pub mod lenient;
 pub mod refusal;
 pub mod request;
 

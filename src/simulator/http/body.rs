@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::simulator::api::Refusal;
+use crate::simulator::api::{Refusal, lenient};
 use crate::simulator::server::Simulator;
 
 /// A body larger than this takes a place among the large ones.
@@ -31,17 +31,12 @@ pub struct Whole {
 }
 
 impl Whole {
-    /// The body as JSON.
+    /// The body as JSON, by the rules of Go's `encoding/json`.
     ///
     /// # Errors
     /// It is none, or of another shape; the text says where.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        // Serde would take a list for a struct, field by field.
-        let first = self.bytes.iter().find(|b| !b.is_ascii_whitespace());
-        if first.is_some_and(|b| *b != b'{') {
-            return Err(serde::de::Error::custom("it must be a JSON object"));
-        }
-        serde_json::from_slice(&self.bytes)
+        lenient::read(&self.bytes)
     }
 
     /// The body; its place is free once the bytes are dropped.

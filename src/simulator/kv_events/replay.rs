@@ -285,7 +285,9 @@ mod tests {
         zmtp::write_message(&mut asked, &[b"", &[0; 8]]);
         theirs.write_all(&asked).await.unwrap();
         let (socket, _) = listener.accept().await.unwrap();
-        let ended = Peer::new(socket, replay.stalled).run(&replay, &Notify::new()).await;
+        let ended = Peer::new(socket, replay.stalled)
+            .run(&replay, &Notify::new())
+            .await;
         assert!(matches!(ended, Err(Closed::Stalled)), "{ended:?}");
     }
 
@@ -304,7 +306,9 @@ mod tests {
         begun.pop();
         theirs.write_all(&begun).await.unwrap();
         let (socket, _) = listener.accept().await.unwrap();
-        let ended = Peer::new(socket, replay.stalled).run(&replay, &Notify::new()).await;
+        let ended = Peer::new(socket, replay.stalled)
+            .run(&replay, &Notify::new())
+            .await;
         assert!(matches!(ended, Err(Closed::Half)), "{ended:?}");
     }
 
