@@ -19,6 +19,10 @@ use serde_json::value::RawValue;
 /// # Errors
 /// It is none, or of another shape; the text says where.
 pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_json::Error> {
+    let first = bytes.iter().find(|b| !b.is_ascii_whitespace());
+    if first.is_some_and(|b| *b != b'{') {
+        return Err(serde_json::Error::custom("it must be a JSON object"));
+    }
     let text = mended(bytes);
     let mut whole = serde_json::Deserializer::from_str(&text);
     let value = T::deserialize(Lenient(&mut whole))?;
@@ -426,7 +430,7 @@ mod tests {
                 r#"{"model":"m""#,
                 "EOF while parsing an object at line 1 column 12",
             ),
-            ("[]", "invalid type: sequence, expected a JSON object"),
+            ("[]", "it must be a JSON object"),
             ("{} {}", "trailing characters at line 1 column 4"),
             (r#"{"prompt":"\ud8"}"#, "invalid escape at line 1 column 17"),
         ];
