@@ -111,7 +111,6 @@ fn job(output: usize) -> Job {
         ids: None,
         cache_hit_threshold: None,
         cache_threshold_forced: false,
-        instant: false,
         seed: 1,
         arrived: Instant::now(),
     }

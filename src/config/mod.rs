@@ -142,13 +142,18 @@ pub fn rebuild(
     )
 }
 
-/// The document in one line of JSON with sorted keys, hashed.
+/// The document in one line of JSON with sorted keys, hashed; without the version of the API, so that both ways to
+/// write it are the same configuration.
 fn fingerprint(tree: &Node) -> u64 {
     let empty = matches!(tree.value, Value::Null);
     let text = if empty {
         String::new()
     } else {
-        tree.to_json().to_string()
+        let mut document = tree.to_json();
+        if let Some(fields) = document.as_object_mut() {
+            fields.remove("apiVersion");
+        }
+        document.to_string()
     };
     xxhash_rust::xxh64::xxh64(text.as_bytes(), 0)
 }

@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod order;
 pub mod pieces;
 pub mod reply;
+pub mod routes;
 pub mod serve;
 pub mod server;
 pub mod text;
@@ -75,6 +76,8 @@ pub struct Config {
     pub seed: u64,
     /// Engine, cache, events, failures.
     pub machine: machine::Settings,
+    /// Blocks that generated tokens fill are cached too.
+    pub cache_generated: bool,
     /// Least share of a prompt that must be cached, where a request says nothing; 0: none.
     pub cache_hit_threshold: f64,
     /// Headers every response carries.

@@ -65,6 +65,8 @@ pub struct Wish {
     pub tool_choice: Option<ToolChoice>,
     /// Calls at most; `None`: any number.
     pub max_calls: Option<usize>,
+    /// What it is called in errors about its tools.
+    pub kind: &'static str,
 }
 
 /// A request that has passed its checks.
@@ -140,6 +142,11 @@ pub async fn check(sim: &Arc<Simulator>, id: RequestId, wish: Wish) -> Result<Or
         fits(ready.tokens.len(), max_tokens, sim.config.max_model_len)?;
         prompts.push(ready);
     }
+    let what = if tools.is_empty() {
+        String::new()
+    } else {
+        format!("{} (req id {})", wish.kind, id.text)
+    };
     let threshold = wish.cache_hit_threshold.filter(|t| (0.0..=1.0).contains(t));
     let global = Some(sim.config.cache_hit_threshold).filter(|t| *t > 0.0);
     Ok(Order {
@@ -159,6 +166,7 @@ pub async fn check(sim: &Arc<Simulator>, id: RequestId, wish: Wish) -> Result<Or
             tools: tools.into(),
             tool_choice: wish.tool_choice.unwrap_or(ToolChoice::Auto),
             max_calls: wish.max_calls.unwrap_or(usize::MAX),
+            what: what.into(),
             seed: 0,
         },
         remote_prefill: wish.remote_prefill,

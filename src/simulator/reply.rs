@@ -39,6 +39,8 @@ pub struct Question {
     pub tool_choice: ToolChoice,
     /// Calls at most.
     pub max_calls: usize,
+    /// What asks, with its id, for errors; empty without tools.
+    pub what: Arc<str>,
     /// Decides.
     pub seed: u64,
 }
@@ -78,7 +80,7 @@ pub async fn decide(sim: &Simulator, question: &Question) -> Result<Reply, Refus
     .map_err(|e| {
         Refusal::new(
             500,
-            format!("failed to create response for chat completion request {e}"),
+            format!("failed to create response for {} {e}", question.what),
         )
     })?;
     calls.truncate(question.max_calls);

@@ -139,17 +139,17 @@ impl Simulator {
         self.adapters.write().retain(|a| a.as_ref() != name);
     }
 
-    /// The id of the next request: `given` where the client may choose, else UUIDv5 of seed, port and number.
+    /// The id of the next request: `given` where the client may choose and has, else UUIDv5 of seed, port and number.
     pub fn next_id(&self, given: Option<&str>) -> RequestId {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
-        let text = match given.filter(|_| self.config.request_id_headers) {
+        let text = match given.filter(|id| self.config.request_id_headers && !id.is_empty()) {
             Some(given) => given.to_owned(),
             None => made_id(self.config.seed, self.config.port, number),
         };
         RequestId { number, text }
     }
 
-    /// Goes to sleep, where that is allowed: no latency, no cache.
+    /// Goes to sleep, where that is allowed: the cache is emptied and off. Requests are answered as before.
     pub fn fall_asleep(&self) {
         if self.config.sleep_mode {
             let mut sleep = self.sleep.lock();

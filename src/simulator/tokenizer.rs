@@ -163,7 +163,8 @@ impl std::fmt::Debug for Tokenizer {
 
 impl Tokenizer {
     /// The model's own tokenizer where a local folder has it, else the simple one. Looked at: `model` as a
-    /// folder, `cache/model`, and the Hugging Face cache layout in `cache` and `cache/hub`. Also says which file.
+    /// folder, `cache/model`, and the Hugging Face cache layout in `cache` and `cache/hub`, unless `cache` is empty. Also says which
+    /// file.
     ///
     /// # Errors
     /// A file is there and cannot be read as a tokenizer.
@@ -200,8 +201,8 @@ impl Tokenizer {
 fn candidates(model: &str, cache: &Path) -> Vec<PathBuf> {
     const FILE: &str = "tokenizer.json";
     let mut paths = vec![Path::new(model).join(FILE)];
-    // A name that climbs out of the cache is not looked for there.
-    if model.split('/').all(|part| !matches!(part, "" | "." | "..")) {
+    // A name that climbs out of the cache is not looked for there; an empty cache is none.
+    if !cache.as_os_str().is_empty() && model.split('/').all(|part| !matches!(part, "" | "." | "..")) {
         paths.push(cache.join(model).join(FILE));
         let repository = format!("models--{}", model.replace('/', "--"));
         for root in [cache.to_owned(), cache.join("hub")] {

@@ -48,7 +48,10 @@ pub struct Run {
 /// The queue is full, or the prompt has more blocks than the cache.
 pub async fn start(sim: &Simulator, job: Job, reply: &Reply) -> Result<Run, Refusal> {
     let output = reply.tokens();
-    let ids = || ids_of(&job.prompt, reply);
+    let ids = || match sim.config.cache_generated {
+        true => ids_of(&job.prompt, reply),
+        false => job.prompt.ids(),
+    };
     let (blocks, ids) = sim.machine.blocks(job.model.adapter.as_deref(), ids);
     let ticket = sim.machine.engine.submit(engine::Job {
         adapter: job.model.adapter,
@@ -61,7 +64,6 @@ pub async fn start(sim: &Simulator, job: Job, reply: &Reply) -> Result<Run, Refu
         ids,
         cache_hit_threshold: job.cache_hit_threshold,
         cache_threshold_forced: job.cache_threshold_forced,
-        instant: sim.is_asleep(),
         seed: job.seed,
         arrived: job.arrived,
     });

@@ -88,6 +88,7 @@ impl Deframer {
     }
 
     /// Bytes held that are not part of a message handed out.
+    #[cfg(test)]
     pub fn pending(&self) -> usize {
         self.len
     }

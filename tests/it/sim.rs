@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::epp::{get, in_package};
 use crate::support::sim::Sim;
@@ -133,19 +134,102 @@ async fn requests_are_refused_with_the_documented_errors() {
     for line in &IDLE[..2] {
         sim.until(line).await;
     }
-    let missing = sim
-        .client
-        .get(format!("http://{}/nowhere", sim.address))
-        .send()
-        .await
+}
+
+#[tokio::test]
+async fn paths_and_methods_are_answered_as_by_the_reference() {
+    let sim = Sim::start(&["--model", "m", "--mode", "echo"]).await;
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
         .unwrap();
-    let wrong = sim
-        .client
-        .get(format!("http://{}/v1/completions", sim.address))
-        .send()
-        .await
-        .unwrap();
-    assert_eq!((missing.status().as_u16(), wrong.status().as_u16()), (404, 405));
+    let plain = "text/plain; charset=utf-8";
+    // Method, path, status, body, content type, Allow, Location.
+    let rows = [
+        ("GET", "/nowhere", 404, "Not Found", plain, "", ""),
+        ("POST", "/v1/completion", 404, "Not Found", plain, "", ""),
+        ("OPTIONS", "/nowhere", 404, "Not Found", plain, "", ""),
+        (
+            "GET",
+            "/v1/completions",
+            405,
+            "Method Not Allowed",
+            plain,
+            "POST, OPTIONS",
+            "",
+        ),
+        (
+            "PUT",
+            "/admin/config",
+            405,
+            "Method Not Allowed",
+            plain,
+            "GET, POST, OPTIONS",
+            "",
+        ),
+        (
+            "OPTIONS",
+            "/v1/chat/completions",
+            200,
+            "",
+            "",
+            "POST, OPTIONS",
+            "",
+        ),
+        ("GET", "/v1/models/", 301, "", "", "", "/v1/models"),
+        ("GET", "/V1/Models?a=b", 301, "", "", "", "/v1/models?a=b"),
+        ("POST", "/v1/completions/", 307, "", "", "", "/v1/completions"),
+        ("POST", "/v1/models/", 404, "Not Found", plain, "", ""),
+        (
+            "GET",
+            "//is_sleeping",
+            200,
+            "{\"is_sleeping\":false}",
+            "application/json",
+            "",
+            "",
+        ),
+        (
+            "GET",
+            "/x/.././%69s_sleeping",
+            200,
+            "{\"is_sleeping\":false}",
+            "application/json",
+            "",
+            "",
+        ),
+    ];
+    for (method, path, status, body, kind, allow, location) in rows {
+        // As it stands: a library of URLs would take the dots out.
+        let mut stream = tokio::net::TcpStream::connect(sim.address).await.unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: sim\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, said) = answer.split_once("\r\n\r\n").unwrap();
+        let header = |name: &str| {
+            head.lines()
+                .find_map(|line| line.strip_prefix(&format!("{name}: ")))
+                .unwrap_or("")
+        };
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{method} {path}: {head}"
+        );
+        assert_eq!(said, body, "{method} {path}");
+        let told = (header("content-type"), header("allow"), header("location"));
+        assert_eq!(told, (kind, allow, location), "{method} {path}");
+    }
+    // A request that is read by another path than its own keeps its body.
+    let url = format!("http://{}//v1//completions", sim.address);
+    let body = json!({"model": "m", "prompt": "again"}).to_string();
+    let answer = client.post(url).body(body).send().await.unwrap();
+    assert_eq!(answer.status().as_u16(), 200);
+    let answer: Value = answer.json().await.unwrap();
+    assert_eq!(answer["choices"][0]["text"], "again");
 }
 
 #[tokio::test]

@@ -215,6 +215,47 @@ async fn every_rank_changes_for_itself_and_knows_the_engines_of_all() {
 }
 
 #[tokio::test]
+async fn a_body_that_cannot_be_read_is_said_before_any_failure() {
+    let args = [
+        "--model",
+        "m",
+        "--failure-injection-rate",
+        "100",
+        "--failure-types",
+        "rate_limit",
+    ];
+    let sim = Sim::start(&args).await;
+    let paths = [
+        "/v1/completions",
+        "/v1/chat/completions",
+        "/inference/v1/generate",
+        "/v1/responses",
+        "/v1/messages",
+    ];
+    for path in paths {
+        let answered = async |body: &'static str, header: &str| {
+            let request = sim
+                .client
+                .post(format!("http://{}{path}", sim.address))
+                .body(body);
+            request
+                .header("x-return-error", header)
+                .send()
+                .await
+                .unwrap()
+                .status()
+                .as_u16()
+        };
+        for body in ["{\"model\":\"m\",", "", "[]", "{\"model\":1}"] {
+            assert_eq!(answered(body, "").await, 400, "{path} {body}");
+            assert_eq!(answered(body, "503").await, 400, "{path} {body}");
+        }
+        assert_eq!(answered("{}", "").await, 429, "{path}");
+        assert_eq!(answered("{}", "503").await, 503, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_header_asks_for_an_error() {
     let sim = Sim::start(&["--model", "m", "--failure-injection-rate", "100"]).await;
     let body = json!({"model": "m", "prompt": "x"});
@@ -308,7 +349,7 @@ async fn the_log_has_the_settings_and_what_goes_over_http_without_secrets() {
     let streamed = json!({"model": "m", "prompt": "streamed", "stream": true});
     sim.events("/v1/completions", &streamed).await;
     let lines = [
-        r#"\"time-to-first-token\":\"5ms\""#,
+        r#""time-to-first-token":"5ms""#,
         r#""method":"POST","requestURI":"/v1/completions""#,
         r#"authorization: ***\n"#,
         r#""body":"{\"model\":\"m\",\"prompt\":\"asked\"}""#,

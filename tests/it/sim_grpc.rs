@@ -310,7 +310,7 @@ async fn a_transfer_takes_the_time_of_a_transfer() {
 }
 
 #[tokio::test]
-async fn the_model_is_told_and_other_methods_are_not_there() {
+async fn the_model_is_told_and_the_rest_of_the_service_answers_with_nothing() {
     let (sim, client) = start(&["--served-model-name", "alias", "m", "--max-model-len", "77"]).await;
     const SERVICE: &str = "/vllm.grpc.engine.VllmEngine/GetModelInfo";
     let info: GetModelInfoResponse = client.unary(SERVICE, GetModelInfoRequest {}).await.unwrap();
@@ -327,6 +327,12 @@ async fn the_model_is_told_and_other_methods_are_not_there() {
         "/vllm.grpc.engine.VllmEngine/Abort",
         "/vllm.grpc.engine.VllmEngine/HealthCheck",
         "/vllm.grpc.engine.VllmEngine/GetServerInfo",
+    ] {
+        // Any field of an answer would be read as an unknown one here.
+        let answer: GetModelInfoResponse = client.unary(path, GetModelInfoRequest {}).await.unwrap();
+        assert_eq!(answer, GetModelInfoResponse::default(), "{path}");
+    }
+    for path in [
         "/vllm.grpc.engine.VllmEngine/Nothing",
         "/grpc.health.v1.Health/Check",
     ] {

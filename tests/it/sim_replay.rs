@@ -18,7 +18,15 @@ const END: u64 = u64::MAX;
 /// A simulator whose events go to nobody but who asks.
 async fn sim(replay: u16, more: &[&str]) -> Sim {
     let endpoint = format!("tcp://127.0.0.1:{replay}");
-    let mut args = vec!["--model", "m", "--mode", "echo", "--enable-kvcache"];
+    let mut args = vec![
+        "--model",
+        "m",
+        "--mode",
+        "echo",
+        "--enable-kvcache",
+        "--cache-generated-tokens",
+        "--cache-generated-tokens",
+    ];
     args.extend(["--block-size", "8", "--event-batch-size", "2"]);
     args.extend(["--kv-events-replay-endpoint", &endpoint]);
     args.extend_from_slice(more);
@@ -157,6 +165,7 @@ async fn every_rank_answers_on_its_own_port_for_itself() {
         "--mode",
         "echo",
         "--enable-kvcache",
+        "--cache-generated-tokens",
         "--block-size",
         "8",
         "--event-batch-size",

@@ -52,10 +52,13 @@ async fn request_ids_are_the_clients_or_made_of_seed_port_and_number() {
         (header.as_str(), id.as_str()),
         ("body-test-999", "chatcmpl-body-test-999")
     );
-    let (header, id) = ask(None).await;
-    let name = format!("42-{}-1", sim.address.port());
-    let made = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, name.as_bytes()).to_string();
-    assert_eq!((header, id), (made.clone(), format!("chatcmpl-{made}")));
+    // An empty one is none.
+    for (number, given) in [(1, None), (2, Some(""))] {
+        let (header, id) = ask(given).await;
+        let name = format!("42-{}-{number}", sim.address.port());
+        let made = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, name.as_bytes()).to_string();
+        assert_eq!((header, id), (made.clone(), format!("chatcmpl-{made}")));
+    }
     let plain = Sim::start(&["--model", "m"]).await;
     let response = plain
         .post("/v1/chat/completions", &chat(TEST))
@@ -124,13 +127,13 @@ async fn adapters_come_and_go() {
 }
 
 #[tokio::test]
-async fn a_sleeper_answers_at_once() {
+async fn a_sleeper_answers_with_the_usual_latency() {
     let args = [
         "--model",
         "m",
         "--enable-sleep-mode",
         "--time-to-first-token",
-        "1h",
+        "150ms",
         "--enable-kvcache",
     ];
     let post = async |sim: &Sim, path: &str| {
@@ -147,8 +150,10 @@ async fn a_sleeper_answers_at_once() {
     assert!(!post(&plain, "/sleep").await, "the variable is not set");
     let sim = Sim::start_with(&args, &[("POD_IP", "1.1.1.1"), ("VLLM_SERVER_DEV_MODE", "1")]).await;
     assert!(post(&sim, "/sleep").await);
+    let asked = std::time::Instant::now();
     let (status, answer) = sim.json("/v1/completions", &text(TEST)).await;
     assert_eq!(status, 200);
+    assert!(asked.elapsed() >= Duration::from_millis(150));
     assert!(
         answer["usage"].get("prompt_tokens_details").is_none(),
         "nothing is cached: {answer}"

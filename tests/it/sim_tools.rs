@@ -131,7 +131,7 @@ async fn fragments_join_to_arguments() {
 
 #[tokio::test]
 async fn bad_tools_are_refused() {
-    let sim = Sim::start(&["--model", "m"]).await;
+    let sim = Sim::start(&["--model", "m", "--enable-request-id-headers"]).await;
     let property = |p: Value| vec![tool("f", &object(&json!({"p": p}), &["p"]))];
     let invalid = "Tool validation failed: ";
     let rows = [
@@ -155,7 +155,7 @@ async fn bad_tools_are_refused() {
             two().to_vec(),
             json!({"type": "function", "function": {"name": "third"}}),
             500,
-            "tool with name 'third' requested in tool_choice but not found in the tools list",
+            " (req id known) tool with name 'third' requested in tool_choice but not found in the tools list",
         ),
         (
             two().to_vec(),
@@ -165,12 +165,47 @@ async fn bad_tools_are_refused() {
         ),
     ];
     for (tools, choice, code, text) in rows {
-        let (status, error) = sim.json("/v1/chat/completions", &chat(&tools, &choice)).await;
+        let request = sim.post("/v1/chat/completions", &chat(&tools, &choice));
+        let answer = request.header("x-request-id", "known").send().await.unwrap();
+        let status = answer.status().as_u16();
+        let error: Value = answer.json().await.unwrap();
         assert_eq!(status, code, "{error}");
         let message = error["error"]["message"].as_str().unwrap();
         assert!(message.contains(text), "{message}");
     }
     sim.until("vllm:num_requests_running{model_name=\"m\"} 0").await;
+}
+
+#[tokio::test]
+async fn tools_and_choices_are_taken_as_the_reference_takes_them() {
+    let sim = Sim::start(&["--model", "m"]).await;
+    let schema = json!({"type": "object", "properties": {}});
+    let nameless = json!({"type": "function", "function": {"parameters": schema}});
+    let strict = json!({"function": {"name": "f", "strict": true, "parameters": schema}});
+    for (tool, choice) in [
+        (&nameless, json!("required")),
+        (&strict, json!("required")),
+        (&strict, json!("sometimes")),
+        (&strict, json!({"type": "custom", "custom": {"name": "g"}})),
+        (&strict, json!({"type": "custom"})),
+    ] {
+        let (status, answer) = sim
+            .json("/v1/chat/completions", &chat(std::slice::from_ref(tool), &choice))
+            .await;
+        assert_eq!(status, 200, "{choice}: {answer}");
+        let choice_made = &answer["choices"][0];
+        if choice == "required" {
+            let name = tool["function"].get("name").cloned().unwrap_or(json!(""));
+            assert_eq!(choice_made["message"]["tool_calls"][0]["function"]["name"], name);
+        }
+    }
+    // Nothing to call: a text, whatever is chosen.
+    let named = json!({"type": "function", "function": {"name": "third"}});
+    let (status, answer) = sim.json("/v1/chat/completions", &chat(&[], &named)).await;
+    assert_eq!(
+        (status, &answer["choices"][0]["message"]["role"]),
+        (200, &json!("assistant"))
+    );
 }
 
 #[tokio::test]

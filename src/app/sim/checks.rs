@@ -4,7 +4,10 @@
 use serde_json::Value;
 
 use super::lists::{LISTS, List};
+use super::options::MILLISECONDS;
+use super::serving;
 use crate::base::flags::Parsed;
+use crate::simulator::Compat;
 
 /// Every rule that is broken, as a line.
 pub fn all(p: &Parsed, lists: &[List; LISTS.len()], env: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
@@ -19,7 +22,7 @@ pub fn all(p: &Parsed, lists: &[List; LISTS.len()], env: &dyn Fn(&str) -> Option
     dataset(p, &mut check);
     let address = env("POD_IP").unwrap_or_default();
     check(
-        !p.bool("enable-kvcache") || !address.is_empty(),
+        !p.bool("enable-kvcache") || !address.is_empty() || serving::compat(p) == Compat::V050,
         "IP should be defined in the environment (POD_IP)",
     );
     if let Some(values) = &lists[3] {
@@ -35,6 +38,40 @@ pub fn all(p: &Parsed, lists: &[List; LISTS.len()], env: &dyn Fn(&str) -> Option
         }
     }
     errors
+}
+
+/// What v0.5.0 refuses and later versions take, in its words: durations are whole numbers of milliseconds. Asked of what
+/// was said at the start alone; v0.5.0 has no changes while it runs.
+pub fn of_v050(p: &Parsed) -> Vec<String> {
+    if serving::compat(p) != Compat::V050 {
+        return Vec::new();
+    }
+    let wrong = |name: &&str| p.is_set(name) && p.text(name).parse::<i64>().is_err();
+    let error = |name: &str| {
+        let text = p.text(name);
+        format!(
+            "invalid argument \"{text}\" for \"--{name}\" flag: strconv.ParseInt: parsing \"{text}\": invalid syntax \
+             (v0.5.0 takes whole milliseconds)"
+        )
+    };
+    MILLISECONDS
+        .iter()
+        .copied()
+        .filter(|name| wrong(name))
+        .map(error)
+        .collect()
+}
+
+/// Notes on logging flags that ask for something that is not done.
+pub fn without_effect(p: &Parsed) -> Vec<String> {
+    let elsewhere = ["log_file", "log_dir"]
+        .into_iter()
+        .find(|name| !p.text(name).is_empty());
+    let away = (!p.bool("logtostderr")).then_some("logtostderr=false");
+    let flag = elsewhere.or(away);
+    flag.map(|flag| format!("warning: --{flag} has no effect: the log goes to standard error"))
+        .into_iter()
+        .collect()
 }
 
 fn ranges(p: &Parsed, check: &mut impl FnMut(bool, &str)) {

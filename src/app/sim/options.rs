@@ -4,6 +4,24 @@ use crate::base::flags::{Flag, Kind, flag, ours};
 
 const SERVING: &str = "Serving";
 pub(super) const LATENCY: &str = "Latency";
+
+/// Flags that are whole numbers of milliseconds in v0.5.0, and durations since.
+pub(super) const MILLISECONDS: [&str; 11] = [
+    "inter-token-latency",
+    "inter-token-latency-std-dev",
+    "time-to-first-token",
+    "time-to-first-token-std-dev",
+    "prefill-overhead",
+    "prefill-time-per-token",
+    "prefill-time-std-dev",
+    "kv-cache-transfer-latency",
+    "kv-cache-transfer-latency-std-dev",
+    "kv-cache-transfer-time-per-token",
+    "kv-cache-transfer-time-std-dev",
+];
+
+/// The other durations.
+pub(super) const DURATIONS: [&str; 2] = ["startup-duration", "lora-load-time"];
 const CACHE: &str = "KV cache";
 const TEXT: &str = "Texts";
 const TOOLS: &str = "Tool calls";
@@ -226,6 +244,13 @@ pub static FLAGS: &[Flag] = &[
         "simulate the KV cache: repeated prefixes shorten prefill",
     ),
     flag("kv-cache-size", Kind::Int, "1024", CACHE, "blocks"),
+    flag(
+        "cache-generated-tokens",
+        Kind::Bool,
+        "false",
+        CACHE,
+        "generated tokens fill blocks too (ours)",
+    ),
     flag(
         "block-size",
         Kind::Int,

@@ -19,9 +19,8 @@ use crate::net::tls::ServerTls;
 use crate::simulator::Config;
 use crate::simulator::control::Fields;
 use crate::simulator::dataset::{Dataset, DatasetError};
-use crate::simulator::grpc;
-use crate::simulator::http;
 use crate::simulator::machine::Machine;
+use crate::simulator::routes;
 use crate::simulator::serve::{Limits, serve};
 use crate::simulator::server::Simulator;
 use crate::simulator::tokenizer::{Tokenizer, TokenizerError};
@@ -73,7 +72,7 @@ async fn serve_all(settings: Settings) -> Result<(), RunError> {
     let mut signals = Signals::new()?;
     if let Ok(shown) = settings.config.machine.reader.read(&Fields::new()) {
         let configuration = Value::Object(shown.shown);
-        tracing::info!(%configuration, "Configuration:");
+        tracing::info!(json.configuration = %configuration, "Configuration:");
     }
     let ready = tokio::select! {
         ready = prepare(&settings) => ready?,
@@ -109,7 +108,7 @@ async fn serve_all(settings: Settings) -> Result<(), RunError> {
             tls = tls.is_some(),
             "Serving"
         );
-        let router = http::router(simulator.clone()).merge(grpc::router(simulator.clone())?);
+        let router = routes::router(simulator.clone())?;
         servers.spawn(serve(
             listener,
             tls.clone(),

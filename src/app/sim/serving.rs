@@ -46,11 +46,20 @@ pub fn read(p: &Parsed) -> Serving {
             in_memory: p.bool("dataset-in-memory"),
         }),
         dataset_url: given("dataset-url").map(str::to_owned),
-        tokenizers: (!p.bool("force-dummy-tokenizer")).then(|| p.text("tokenizers-cache-dir").into()),
+        tokenizers: (!p.bool("force-dummy-tokenizer")).then(|| tokenizers(p).into()),
         log: logging::Options {
             threshold: threshold(p.int("v")),
             ..logging::Options::default()
         },
+    }
+}
+
+/// The folder of tokenizers; v0.5.0 has none unless it is told one.
+pub fn tokenizers(p: &Parsed) -> &str {
+    const NAME: &str = "tokenizers-cache-dir";
+    match compat(p) {
+        Compat::V050 if !p.is_set(NAME) => "",
+        _ => p.text(NAME),
     }
 }
 

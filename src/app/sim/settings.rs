@@ -86,17 +86,27 @@ pub fn read(program: &str, args: Vec<OsString>, env: &dyn Fn(&str) -> Option<Str
     match stop {
         Some(Stop::Help) => CommandLine::Help(flags::help(program, FLAGS)),
         Some(Stop::Usage(text)) => CommandLine::Refused(format!("{}\n{text}", flags::help(program, FLAGS))),
-        None => match settings(&parsed, &source, &mut notes) {
-            Ok(settings) => CommandLine::Run(Box::new(settings), notes),
-            Err(errors) => CommandLine::Refused(errors.join("\n")),
-        },
+        None => {
+            notes.extend(checks::without_effect(&parsed));
+            let mut errors = checks::of_v050(&parsed);
+            match settings(&parsed, &source, &mut notes) {
+                Ok(settings) if errors.is_empty() => CommandLine::Run(Box::new(settings), notes),
+                Ok(_) => CommandLine::Refused(errors.join("\n")),
+                Err(more) => {
+                    errors.extend(more);
+                    CommandLine::Refused(errors.join("\n"))
+                }
+            }
+        }
     }
 }
 
 /// A duration in Go's notation; a bare number is milliseconds, with a warning.
 pub(super) fn duration(p: &Parsed, name: &str, notes: &mut Vec<String>) -> Result<GoDuration, String> {
     let text = p.text(name);
-    if let Some(ms) = text.parse::<i64>().ok().filter(|ms| *ms != 0) {
+    // In v0.5.0 a number without a unit is what there is.
+    let current = serving::compat(p) != Compat::V050;
+    if let Some(ms) = text.parse::<i64>().ok().filter(|ms| current && *ms != 0) {
         notes.push(format!(
             "warning: --{name}={ms}: a number without a unit is deprecated, write {ms}ms"
         ));
@@ -214,6 +224,7 @@ pub(super) fn settings(
         headers,
         request_id_headers: p.bool("enable-request-id-headers"),
         max_body: number("max-request-body-size-mb") << 20,
+        cache_generated: p.bool("cache-generated-tokens"),
         cache_hit_threshold: p.float("global-cache-hit-threshold"),
         port: u16::try_from(port).unwrap_or(0),
         echo_chat: serving::echo_chat(p),

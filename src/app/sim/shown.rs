@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::live::Source;
 use super::options::{FLAGS, LATENCY, LOGGING};
+use super::serving;
 use super::settings::span_of;
 use crate::base::duration::GoDuration;
 use crate::base::flags::{Flag, Kind, Parsed};
@@ -31,6 +32,7 @@ pub fn configuration(p: &Parsed, source: &Source, config: &Config) -> Fields {
     set("lora-modules", json!(objects(1)));
     set("failure-types", json!(list(2)));
     set("fake-metrics", objects(3).pop().unwrap_or_default());
+    set("tokenizers-cache-dir", json!(serving::tokenizers(p)));
     set("seed", json!(config.seed.cast_signed()));
     set("hash-seed", json!(config.machine.hashing.1));
     let loras = (p.int("max-cpu-loras"), p.int("max-loras"));

@@ -341,6 +341,70 @@ fn the_environment_completes_the_command_line() {
 }
 
 #[test]
+fn v050_takes_whole_milliseconds_and_knows_no_address() {
+    let old = ["--model", "m", "--compat-version", "v0.5.0"];
+    let args = [&old[..], &["--enable-kvcache", "--time-to-first-token", "250"]].concat();
+    let read = |args: &[&str]| {
+        read(
+            "inference-sim",
+            args.iter().map(OsString::from).collect(),
+            &|_| None,
+        )
+    };
+    let CommandLine::Run(settings, notes) = read(&args) else {
+        panic!("{args:?} is refused");
+    };
+    assert_eq!(notes, [""; 0]);
+    let latency = settings.config.machine.engine.latency;
+    assert_eq!(latency.time_to_first_token.0, Duration::from_millis(250));
+    assert_eq!(settings.serving.tokenizers.unwrap().as_os_str(), "");
+    for value in ["5ms", "1s", "0.5", "0s"] {
+        let CommandLine::Refused(error) = read(&[&old[..], &["--prefill-overhead", value]].concat()) else {
+            panic!("{value} is taken");
+        };
+        let expected =
+            format!("invalid argument \"{value}\" for \"--prefill-overhead\" flag: strconv.ParseInt");
+        assert!(error.starts_with(&expected), "{error}");
+    }
+    // What it does not know keeps its form.
+    let CommandLine::Run(settings, _) = read(
+        &[
+            &old[..],
+            &["--startup-duration", "5ms", "--tokenizers-cache-dir", "d"],
+        ]
+        .concat(),
+    ) else {
+        panic!("a duration of later versions is refused");
+    };
+    assert_eq!(settings.config.startup, Duration::from_millis(5));
+    assert_eq!(settings.serving.tokenizers.unwrap().as_os_str(), "d");
+}
+
+#[test]
+fn a_log_that_is_wanted_elsewhere_is_said_to_stay() {
+    let notes = |more: &[&str]| {
+        let args = [&["--model", "m"], more].concat();
+        match read(
+            "inference-sim",
+            args.iter().map(OsString::from).collect(),
+            &|_| None,
+        ) {
+            CommandLine::Run(_, notes) => notes,
+            _ => panic!("{args:?}"),
+        }
+    };
+    assert_eq!(notes(&["--logtostderr=true"]), [""; 0]);
+    for (words, flag) in [
+        (&["--logtostderr=false", "--log_file", "F"][..], "log_file"),
+        (&["--log_dir", "D"], "log_dir"),
+        (&["--logtostderr=false"], "logtostderr=false"),
+    ] {
+        let expected = format!("warning: --{flag} has no effect: the log goes to standard error");
+        assert_eq!(notes(words), [expected], "{words:?}");
+    }
+}
+
+#[test]
 fn the_flags_of_klog_and_vllm_are_taken() {
     let line = "--model m --add_dir_header --log_dir d --log_file f --log_file_max_size 10 --one_output --skip_headers \
                 --skip_log_headers --log_backtrace_at x:1 --logtostderr=false --stderrthreshold 1 --vmodule a=1 -v 4 \

@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::lists::{LISTS, List};
-use super::options::FLAGS;
+use super::options::{DURATIONS, FLAGS, MILLISECONDS};
+use super::settings::span_of;
 use crate::api::document::{Mistakes, Node, Place, Value};
 use crate::base::flags::{self, Stop};
 use crate::base::suggest;
@@ -73,9 +74,16 @@ impl FromFile {
         let word = OsString::from(format!("--{key}={text}"));
         match flags::parse(FLAGS, std::slice::from_ref(&word)).1 {
             Some(Stop::Usage(text)) => mistakes.add(node.at, key, text),
+            _ if is_duration(key) && span_of(&text).is_none() => {
+                mistakes.add(node.at, key, format!("invalid duration format: {text}"));
+            }
             _ => self.words.push(word),
         }
     }
+}
+
+fn is_duration(key: &str) -> bool {
+    MILLISECONDS.iter().chain(&DURATIONS).any(|name| *name == key)
 }
 
 /// The entries of a list: texts as they are, objects as JSON.
@@ -132,6 +140,10 @@ mod tests {
     fn a_value_of_the_wrong_kind_has_a_place() {
         for (text, expected) in [
             ("model: m\nport: many\n", "F:2:7: port: invalid argument \"many\""),
+            (
+                "model: m\ntime-to-first-token: soon\n",
+                "F:2:22: time-to-first-token: invalid duration format: soon",
+            ),
             ("port: [1, 2]\n", "F:1:7: port: must be a single value"),
             (
                 "lora-modules:\n- [x]\n",

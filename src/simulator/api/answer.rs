@@ -82,7 +82,7 @@ impl KvHandOver {
 struct FlatHandOver {
     do_remote_decode: bool,
     do_remote_prefill: bool,
-    remote_block_ids: [&'static str; 1],
+    remote_block_ids: Option<[&'static str; 1]>,
     remote_engine_id: &'static str,
     remote_host: &'static str,
     remote_port: u16,
@@ -91,10 +91,20 @@ struct FlatHandOver {
 const FLAT_HAND_OVER: FlatHandOver = FlatHandOver {
     do_remote_decode: true,
     do_remote_prefill: false,
-    remote_block_ids: ["DUMMY_ID"],
+    remote_block_ids: Some(["DUMMY_ID"]),
     remote_engine_id: "DUMMY_ID",
     remote_host: "DUMMY",
     remote_port: 1234,
+};
+
+/// The same where nothing is handed over: v0.5.0 writes the fields in any case.
+const NO_FLAT_HAND_OVER: FlatHandOver = FlatHandOver {
+    do_remote_decode: false,
+    do_remote_prefill: false,
+    remote_block_ids: None,
+    remote_engine_id: "",
+    remote_host: "",
+    remote_port: 0,
 };
 
 /// A call of a tool, whole or in part.
@@ -252,6 +262,7 @@ struct Document<'a, Choices> {
     model: &'a str,
     usage: Option<Usage>,
     object: &'static str,
+    /// Left out where v0.5.0 has its fields among the top-level keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     kv_transfer_params: Option<Option<KvHandOver>>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
@@ -327,8 +338,11 @@ impl Envelope {
             model: &self.model,
             usage,
             object,
-            kv_transfer_params: (!event && !self.flat).then(|| self.hand_over.then_some(HAND_OVER)),
-            flat: (self.flat && self.hand_over).then_some(FLAT_HAND_OVER),
+            kv_transfer_params: (!self.flat).then(|| self.hand_over.then_some(HAND_OVER)),
+            flat: self.flat.then_some(match self.hand_over {
+                true => FLAT_HAND_OVER,
+                false => NO_FLAT_HAND_OVER,
+            }),
             choices,
         }
     }
@@ -389,11 +403,11 @@ mod tests {
         };
         assert_eq!(
             text(envelope(Endpoint::Chat).part(&part)),
-            r#"{"id":"x","created":7,"model":"m","usage":null,"object":"chat.completion.chunk","choices":[{"index":0,"finish_reason":null,"delta":{"role":"assistant","content":""}}]}"#
+            r#"{"id":"x","created":7,"model":"m","usage":null,"object":"chat.completion.chunk","kv_transfer_params":null,"choices":[{"index":0,"finish_reason":null,"delta":{"role":"assistant","content":""}}]}"#
         );
         assert_eq!(
             text(envelope(Endpoint::Text).usage(USAGE)),
-            r#"{"id":"x","created":7,"model":"m","usage":{"prompt_tokens":2,"completion_tokens":1,"total_tokens":3},"object":"text_completion","choices":[]}"#
+            r#"{"id":"x","created":7,"model":"m","usage":{"prompt_tokens":2,"completion_tokens":1,"total_tokens":3},"object":"text_completion","kv_transfer_params":null,"choices":[]}"#
         );
     }
 
@@ -413,5 +427,13 @@ mod tests {
             text.contains(r#""do_remote_decode":true,"do_remote_prefill":false,"#),
             "{text}"
         );
+        let none = Envelope {
+            hand_over: false,
+            ..flat
+        };
+        let expected = r#""do_remote_decode":false,"do_remote_prefill":false,"remote_block_ids":null,"remote_engine_id":"","remote_host":"","remote_port":0,"choices""#;
+        for text in [none.answer(&[whole()], USAGE), self::text(none.usage(USAGE))] {
+            assert!(text.contains(expected), "{text}");
+        }
     }
 }

@@ -8,12 +8,14 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+#[cfg(test)]
+use super::Counts;
 use super::lora::Adapters;
 use super::queue::Queue;
 use super::request::{Nanos, Phase, Request};
 use super::step::Step;
 use super::ticket::Cell;
-use super::{Config, Counts, Job, Refused, nanos};
+use super::{Config, Job, Refused, nanos};
 use crate::simulator::kv_cache::{KvCache, NoCapacity};
 use crate::simulator::kv_events::Outbox;
 use crate::simulator::latency::Latency;
@@ -180,6 +182,7 @@ impl Core {
     }
 
     /// Counts now.
+    #[cfg(test)]
     pub fn counts(&self) -> Counts {
         Counts {
             running: self.running.len(),
@@ -290,10 +293,6 @@ impl Core {
     fn set_out(&mut self, request: &mut Request, cached: usize, load_time: Duration, now: Nanos) {
         let prompt = request.job.prompt + request.produced;
         let remote = request.job.remote_prefill && request.produced == 0;
-        if request.job.instant {
-            request.phase = Phase::Timed(now);
-            return;
-        }
         let latency = self.config.latency;
         if self.config.batch_tokens.is_some() {
             let wait = if remote {
@@ -348,11 +347,7 @@ impl Core {
         let Some(request) = self.requests.get_mut(&order) else {
             return;
         };
-        let next = if request.job.instant {
-            due
-        } else {
-            due.saturating_add(nanos(latency.next_token(&mut request.rng, factor)))
-        };
+        let next = due.saturating_add(nanos(latency.next_token(&mut request.rng, factor)));
         request.phase = Phase::Timed(next);
         self.due.insert((next, order));
     }

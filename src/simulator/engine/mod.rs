@@ -85,8 +85,6 @@ pub struct Job {
     pub cache_hit_threshold: Option<f64>,
     /// End at once in any case, as if too little were cached.
     pub cache_threshold_forced: bool,
-    /// Takes no time.
-    pub instant: bool,
     /// Makes its times reproducible.
     pub seed: u64,
     /// When the request arrived.
@@ -105,6 +103,7 @@ pub enum Refused {
 }
 
 /// Counts now.
+#[cfg(test)]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Running jobs.
@@ -236,6 +235,7 @@ impl Engine {
     }
 
     /// Counts now.
+    #[cfg(test)]
     pub fn counts(&self) -> Counts {
         self.0.0.core.lock().counts()
     }

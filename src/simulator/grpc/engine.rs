@@ -1,4 +1,5 @@
-//! The service: the methods that are served, and what the model is. `Generate` is in [`super::generate`].
+//! The service: what the model is, and the methods that are answered with an empty message, as the reference answers
+//! them. `Generate` is in [`super::generate`].
 
 use std::sync::Arc;
 
@@ -6,7 +7,11 @@ use tonic::{Request, Response, Status};
 
 use super::generate;
 use super::messages::vllm_engine_server::VllmEngine;
-use super::messages::{GenerateRequest, GetModelInfoRequest, GetModelInfoResponse};
+use super::messages::{
+    AbortRequest, AbortResponse, EmbedRequest, EmbedResponse, GenerateRequest, GetModelInfoRequest,
+    GetModelInfoResponse, GetServerInfoRequest, GetServerInfoResponse, HealthCheckRequest,
+    HealthCheckResponse,
+};
 use super::status;
 use crate::simulator::server::Simulator;
 
@@ -36,5 +41,27 @@ impl VllmEngine for Engine {
             served_model_name: self.0.first_name().to_owned(),
             ..GetModelInfoResponse::default()
         }))
+    }
+
+    async fn embed(&self, _: Request<EmbedRequest>) -> Result<Response<EmbedResponse>, Status> {
+        Ok(Response::new(EmbedResponse::default()))
+    }
+
+    async fn health_check(
+        &self,
+        _: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        Ok(Response::new(HealthCheckResponse::default()))
+    }
+
+    async fn abort(&self, _: Request<AbortRequest>) -> Result<Response<AbortResponse>, Status> {
+        Ok(Response::new(AbortResponse::default()))
+    }
+
+    async fn get_server_info(
+        &self,
+        _: Request<GetServerInfoRequest>,
+    ) -> Result<Response<GetServerInfoResponse>, Status> {
+        Ok(Response::new(GetServerInfoResponse::default()))
     }
 }

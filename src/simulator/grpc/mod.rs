@@ -39,7 +39,7 @@ pub mod messages {
 /// What reflection tells of them.
 const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/vllm_engine.binpb"));
 
-/// The routes of a simulator's gRPC services, and the answer to calls of services that are not there.
+/// The routes of a simulator's gRPC services.
 ///
 /// # Errors
 /// The descriptors are not what they should be.
@@ -55,11 +55,14 @@ pub fn router(sim: Arc<Simulator>) -> io::Result<Router> {
     let v1alpha = reflection().build_v1alpha().map_err(io::Error::other)?;
     Ok(Router::new()
         .route("/vllm.grpc.engine.VllmEngine/Generate", post(call))
+        .route("/vllm.grpc.engine.VllmEngine/Embed", post(call))
+        .route("/vllm.grpc.engine.VllmEngine/HealthCheck", post(call))
+        .route("/vllm.grpc.engine.VllmEngine/Abort", post(call))
         .route("/vllm.grpc.engine.VllmEngine/GetModelInfo", post(call))
+        .route("/vllm.grpc.engine.VllmEngine/GetServerInfo", post(call))
         .with_state(sim)
         .route_service("/grpc.reflection.v1.ServerReflection/{method}", v1)
-        .route_service("/grpc.reflection.v1alpha.ServerReflection/{method}", v1alpha)
-        .fallback(unknown))
+        .route_service("/grpc.reflection.v1alpha.ServerReflection/{method}", v1alpha))
 }
 
 async fn call(State(sim): State<Arc<Simulator>>, request: Request<Body>) -> Response {
@@ -91,13 +94,12 @@ async fn serve(sim: &Arc<Simulator>, head: Parts, sent: Body) -> Result<Response
     Ok(answer.into_response())
 }
 
-/// No route, or a method that is not served: a gRPC client is told in its own words.
-async fn unknown(request: Request<Body>) -> Response {
-    if is_grpc(request.version(), request.headers()) {
+/// The answer to a gRPC call of what is not served; `None`: it is no gRPC call.
+pub fn unknown(request: &Request<Body>) -> Option<Response> {
+    is_grpc(request.version(), request.headers()).then(|| {
         let text = format!("{} is not served", request.uri().path());
-        return end(Status::unimplemented(text));
-    }
-    StatusCode::NOT_FOUND.into_response()
+        end(Status::unimplemented(text))
+    })
 }
 
 /// The end of a call that has no other answer.

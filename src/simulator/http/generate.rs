@@ -30,6 +30,7 @@ pub async fn answer(sim: Arc<Simulator>, endpoint: Endpoint, request: HttpReques
         .headers
         .get("x-request-id")
         .and_then(|v| v.to_str().ok())
+        .filter(|id| !id.is_empty())
         .map(str::to_owned);
     match generate(&sim, endpoint, &head.headers, body, given.as_deref()).await {
         Ok((id, response)) => with_headers(&sim, Some(&id), response),
@@ -44,10 +45,10 @@ async fn generate(
     body: Body,
     given: Option<&str>,
 ) -> Result<(String, Response), Refusal> {
-    on_purpose::check(sim, headers)?;
     let whole = body::read(sim, headers, body).await?;
     let request: Request = whole.json().map_err(Refusal::unreadable)?;
     drop(whole);
+    on_purpose::check(sim, headers)?;
     let id = sim.next_id(given);
     let stream = request.stream.unwrap_or(false);
     let include_usage = request.include_usage();
@@ -98,7 +99,12 @@ pub fn wish(
     } else {
         (transfer.do_remote_decode, transfer.do_remote_prefill)
     };
-    if v050 && matches!(request.tool_choice, Some(ToolChoice::Named(_))) {
+    if v050
+        && matches!(
+            request.tool_choice,
+            Some(ToolChoice::Named(_) | ToolChoice::Custom)
+        )
+    {
         return Err(Refusal::unreadable("tool_choice must be a string"));
     }
     let tools = request.tools.filter(|_| endpoint == Endpoint::Chat);
@@ -119,6 +125,7 @@ pub fn wish(
         tools: tools.map(|raw| tools::read(&raw, sim.config.tools.skip_validation)),
         tool_choice: request.tool_choice,
         max_calls: None,
+        kind: "chat completion request",
     })
 }
 

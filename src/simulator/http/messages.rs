@@ -59,11 +59,11 @@ async fn respond(
     headers: &HeaderMap,
     sent: Body,
 ) -> Result<(String, Response), Refusal> {
-    on_purpose::check(sim, headers)?;
     let ask: Ask = body::read(sim, headers, sent)
         .await?
         .json()
         .map_err(Refusal::unreadable)?;
+    on_purpose::check(sim, headers)?;
     let id = sim.next_id(headers.get("x-request-id").and_then(|v| v.to_str().ok()));
     let max_tokens = ask
         .max_tokens
@@ -88,6 +88,7 @@ async fn respond(
             .as_deref()
             .map(|t| tools::offered(t, "custom", "input_schema")),
         tool_choice: ask.tool_choice.map(chosen).transpose()?,
+        kind: "messages request",
         ..Wish::default()
     };
     drop(messages);

@@ -11,6 +11,7 @@ mod log;
 mod messages;
 mod on_purpose;
 mod pages;
+pub(super) mod paths;
 mod render;
 mod responses;
 mod token_ids;

@@ -1,5 +1,5 @@
-//! Requests that fail on purpose (simulator.md §9, §14): because a header says so, or by chance. Called before anything
-//! else of a generating request is looked at.
+//! Requests that fail on purpose (simulator.md §9, §14): because a header says so, or by chance. Called when
+//! the body of a generating request has been read, before anything in it is looked at.
 
 use axum::http::HeaderMap;
 

@@ -74,11 +74,11 @@ async fn respond(
     headers: &HeaderMap,
     sent: Body,
 ) -> Result<(String, Response), Refusal> {
-    on_purpose::check(sim, headers)?;
     let ask: Ask = body::read(sim, headers, sent)
         .await?
         .json()
         .map_err(Refusal::unreadable)?;
+    on_purpose::check(sim, headers)?;
     let id = sim.next_id(headers.get("x-request-id").and_then(|v| v.to_str().ok()));
     let input = ask.input.ok_or_else(|| Refusal::unreadable("input is missing"))?;
     let system = ask.instructions.clone().map(|text| ("system".to_owned(), text));
@@ -94,6 +94,7 @@ async fn respond(
             .map(|t| tools::offered(t, "function", "parameters")),
         tool_choice: ask.tool_choice,
         max_calls: Some(1),
+        kind: "responses create request",
         ..Wish::default()
     };
     let mut order = order::check(sim, id, wish).await?;

@@ -62,11 +62,11 @@ async fn generate(
     headers: &HeaderMap,
     sent: Body,
 ) -> Result<(String, Response), Refusal> {
-    on_purpose::check(sim, headers)?;
     let ask: Ask = body::read(sim, headers, sent)
         .await?
         .json()
         .map_err(Refusal::unreadable)?;
+    on_purpose::check(sim, headers)?;
     let token_ids = ask
         .token_ids
         .ok_or_else(|| Refusal::unreadable("token_ids is missing"))?;

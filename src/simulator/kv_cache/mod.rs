@@ -92,6 +92,7 @@ impl KvCache {
     }
 
     /// Blocks that are kept and not in use.
+    #[cfg(test)]
     pub fn unused(&self) -> usize {
         self.slots.len() - self.used
     }

@@ -274,7 +274,6 @@ mod tests {
             ids: Some((1..=8).collect()),
             cache_hit_threshold: None,
             cache_threshold_forced: false,
-            instant: false,
             seed: 0,
             arrived: Instant::now(),
         }

@@ -91,7 +91,7 @@ impl Page {
         self.declare(
             "cache_config_info",
             "gauge",
-            "Information of the LLMEngine CacheConfig",
+            "Information of the LLMEngine CacheConfig.",
         );
         let _ = writeln!(
             self.out,
@@ -212,12 +212,12 @@ impl Page {
         let rows = [
             (
                 "prompt_tokens",
-                "Number of prefill tokens processed.",
+                "Total number of prompt tokens processed.",
                 s.prompt_total,
             ),
             (
                 "generation_tokens",
-                "Number of generation tokens processed.",
+                "Total number of generated tokens.",
                 s.generation_total,
             ),
             (
@@ -321,9 +321,12 @@ mod tests {
                 "vllm:cache_config_info{block_size=\"8\",num_gpu_blocks=\"16\"} 1",
             ]
         );
-        assert!(
-            page.contains("# HELP vllm:num_requests_running Number of requests currently running on GPU.\n")
-        );
+        for line in [
+            "# HELP vllm:num_requests_running Number of requests currently running on GPU.\n",
+            "# HELP vllm:cache_config_info Information of the LLMEngine CacheConfig.\n",
+        ] {
+            assert!(page.contains(line), "{line}");
+        }
     }
 
     #[test]
@@ -340,6 +343,8 @@ mod tests {
             "vllm:request_prompt_tokens_bucket{le=\"1000\",model_name=\"m\"} 1",
             "vllm:request_prompt_tokens_bucket{le=\"+Inf\",model_name=\"m\"} 1",
             "vllm:request_prompt_tokens_sum{model_name=\"m\"} 1",
+            "# HELP vllm:prompt_tokens_total Total number of prompt tokens processed.",
+            "# HELP vllm:generation_tokens_total Total number of generated tokens.",
             "# TYPE vllm:prompt_tokens_total counter",
         ] {
             assert!(page.lines().any(|l| l == line), "{line}\n{page}");

@@ -48,6 +48,9 @@ pub fn make(
     tokenizer: &Tokenizer,
     rng: &mut SmallRng,
 ) -> Result<Vec<Call>, String> {
+    if tools.is_empty() {
+        return Ok(Vec::new());
+    }
     let pool: Vec<&Tool> = match choice {
         ToolChoice::Named(name) => {
             let named = tools.iter().find(|t| t.name == *name);
@@ -60,12 +63,9 @@ pub fn make(
     };
     let least = match choice {
         ToolChoice::None => return Ok(Vec::new()),
-        ToolChoice::Auto => 0,
+        ToolChoice::Auto | ToolChoice::Custom => 0,
         ToolChoice::Required | ToolChoice::Named(_) => 1,
     };
-    if pool.is_empty() {
-        return Ok(Vec::new());
-    }
     let count = match ranges.extra_call {
         _ if matches!(choice, ToolChoice::Named(_)) => 1,
         None => rng.random_range(least..=pool.len()),

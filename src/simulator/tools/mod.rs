@@ -54,8 +54,8 @@ impl Default for Ranges {
     }
 }
 
-/// Reads the `tools` of a request: objects of type `function`. `flat` tools (responses) have name and parameters
-/// beside the type.
+/// Reads the `tools` of a chat: objects with a `function`, whatever their type, as the reference takes them. A function
+/// without a name has an empty one.
 ///
 /// # Errors
 /// What is wrong with them, for a 400.
@@ -73,16 +73,20 @@ pub fn read(raw: &RawValue, skip_validation: bool) -> Result<Vec<Tool>, String> 
 
 fn read_one(i: usize, tool: &Value, skip_validation: bool) -> Result<Tool, String> {
     let at = format!("tools[{i}]");
-    if let Some(kind) = tool.get("type").filter(|k| **k != "function") {
-        return Err(format!("{at}.type must be \"function\", not {kind}"));
-    }
     let function = tool
         .get("function")
         .ok_or_else(|| format!("{at}.function is missing"))?;
     if !skip_validation {
         schema::check_function(&format!("{at}.function"), function)?;
     }
-    named(&format!("{at}.function"), function, "parameters")
+    Ok(Tool {
+        name: function
+            .get("name")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned(),
+        parameters: function.get("parameters").cloned().unwrap_or(Value::Null),
+    })
 }
 
 fn listed(raw: &RawValue) -> Result<Vec<Value>, String> {

@@ -2,9 +2,6 @@
 
 use serde_json::{Map, Value};
 
-/// What a function may say.
-const FUNCTION_KEYS: [&str; 4] = ["name", "description", "parameters", "strict"];
-
 /// What a schema may say; beyond the reference's first version the keys its later versions take.
 const SCHEMA_KEYS: [&str; 20] = [
     "type",
@@ -29,7 +26,7 @@ const SCHEMA_KEYS: [&str; 20] = [
     "$schema",
 ];
 
-/// Checks a function: its name, its description, and a schema of type `object`.
+/// Checks a function: name and description are texts where they are there, and its schema. Other keys are passed over.
 ///
 /// # Errors
 /// What is wrong and where.
@@ -37,20 +34,15 @@ pub fn check_function(at: &str, function: &Value) -> Result<(), String> {
     let object = function
         .as_object()
         .ok_or_else(|| format!("{at} must be an object"))?;
-    known(at, object, &FUNCTION_KEYS)?;
     for key in ["name", "description"] {
-        if !object.get(key).is_some_and(Value::is_string) {
+        if object.get(key).is_some_and(|v| !v.is_string() && !v.is_null()) {
             return Err(format!("{at}.{key} must be a string"));
         }
     }
     let parameters = object
         .get("parameters")
         .ok_or_else(|| format!("{at}.parameters is missing"))?;
-    let at = format!("{at}.parameters");
-    if parameters.get("type").and_then(Value::as_str) != Some("object") {
-        return Err(format!("{at}.type must be \"object\""));
-    }
-    check(&at, parameters)
+    check(&format!("{at}.parameters"), parameters)
 }
 
 /// Checks one schema and those in it.
@@ -178,6 +170,18 @@ mod tests {
     }
 
     #[test]
+    fn a_function_needs_a_schema_alone() {
+        let parameters = json!({"type": "object", "properties": {}});
+        for function in [
+            json!({"parameters": parameters}),
+            json!({"name": null, "description": null, "parameters": parameters}),
+            json!({"name": "n", "strict": true, "extra": 1, "parameters": {"type": "string"}}),
+        ] {
+            assert_eq!(check_function("f", &function), Ok(()), "{function}");
+        }
+    }
+
+    #[test]
     fn bad_schemas_are_refused_with_their_place() {
         let rows = [
             (
@@ -223,20 +227,20 @@ mod tests {
         }
         for (function, text) in [
             (
-                json!({"description": "d", "parameters": {"type": "object", "properties": {}}}),
-                "f.name",
+                json!({"name": 1, "parameters": {"type": "object", "properties": {}}}),
+                "f.name must be a string",
             ),
             (
-                json!({"name": "n", "parameters": {"type": "object", "properties": {}}}),
-                "f.description",
+                json!({"description": [], "parameters": {"type": "object", "properties": {}}}),
+                "f.description must be a string",
             ),
             (
                 json!({"name": "n", "description": "d"}),
                 "f.parameters is missing",
             ),
             (
-                json!({"name": "n", "description": "d", "parameters": {"type": "string"}}),
-                "must be \"object\"",
+                json!({"name": "n", "description": "d", "parameters": {"type": "date"}}),
+                "not \"date\"",
             ),
         ] {
             assert!(

@@ -232,9 +232,18 @@ impl Content {
             "log.line" => self.record.2 = value.as_u64().unwrap_or_default(),
             "log.module_path" => {}
             "stacktrace" => self.stack = value.as_str().map(str::to_owned),
-            name => self.fields.push((name, value)),
+            name => match name.strip_prefix("json.") {
+                Some(name) => self.fields.push((name, whole(value))),
+                None => self.fields.push((name, value)),
+            },
         }
     }
+}
+
+/// The document a field `json.NAME` carries as text, so that it is logged as `NAME` and not as text in text.
+fn whole(value: Value) -> Value {
+    let read = value.as_str().and_then(|text| serde_json::from_str(text).ok());
+    read.unwrap_or(value)
 }
 
 impl Visit for Content {

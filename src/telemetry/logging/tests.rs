@@ -312,3 +312,20 @@ fn long_texts_and_ids_are_cut() {
         &field[field.len() - 30..]
     );
 }
+
+#[test]
+fn a_document_is_logged_as_one() {
+    let speak = || {
+        let text = r#"{"b":[1],"a":{"c":"d"}}"#;
+        tracing::info!(json.configuration = %text, json.broken = "{", "Configuration:");
+    };
+    let [line] = &logged(options(Threshold::Verbosity(0), Encoder::Json), speak)[..] else {
+        panic!("one line is logged");
+    };
+    let line: Value = serde_json::from_str(line).unwrap();
+    assert_eq!(
+        line["configuration"],
+        serde_json::json!({"b": [1], "a": {"c": "d"}})
+    );
+    assert_eq!(line["broken"], "{");
+}

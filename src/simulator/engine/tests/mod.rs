@@ -63,7 +63,6 @@ fn job(prompt: usize, output: usize) -> Job {
         ids: None,
         cache_hit_threshold: None,
         cache_threshold_forced: false,
-        instant: false,
         seed: 0,
         arrived: Instant::now(),
     }
