@@ -21,6 +21,7 @@ use super::access::{self, Scheme};
 use super::answer::{self, plain};
 use super::connection;
 use super::debug::DebugPages;
+use super::host;
 use super::profiling::{self, Profiling};
 use crate::net::accept::{self, Guest, WORKER_BACKLOG};
 use crate::net::places::{self, Places};
@@ -81,6 +82,8 @@ pub struct MetricsPage {
     debug: Option<Arc<DebugPages>>,
     profiling: Option<Arc<Profiling>>,
     writers: Arc<Semaphore>,
+    /// Only requests meant for this machine are answered.
+    loopback: bool,
 }
 
 /// What a path names.
@@ -99,6 +102,7 @@ impl MetricsPage {
             debug: None,
             profiling: None,
             writers: Arc::new(Semaphore::new(WRITERS)),
+            loopback: false,
         }
     }
 
@@ -140,6 +144,10 @@ impl MetricsPage {
     /// Answers one request.
     pub(super) async fn answer(&self, request: &Parts) -> Response<Full<Bytes>> {
         let (method, path, headers) = (&request.method, request.uri.path(), &request.headers);
+        if self.loopback && !host::is_loopback(request) {
+            let text = "this port is open to this machine only: ask it as localhost or 127.0.0.1\n";
+            return plain(StatusCode::MISDIRECTED_REQUEST, text);
+        }
         let Some(route) = self.route(path) else {
             return self.elsewhere(path);
         };
@@ -220,8 +228,13 @@ impl MetricsPage {
     }
 }
 
-/// Serves the page until `stop`; answers under way are cut then, a scraper asks again.
-pub async fn serve(listener: TcpListener, page: MetricsPage, limits: Limits, stop: CancellationToken) {
+/// Serves the page until `stop`; answers under way are cut then, a scraper asks again. On a loopback address, a page
+/// without a reviewer answers only requests that name this machine as their host.
+pub async fn serve(listener: TcpListener, mut page: MetricsPage, limits: Limits, stop: CancellationToken) {
+    let here = listener
+        .local_addr()
+        .is_ok_and(|a| a.ip().to_canonical().is_loopback());
+    page.loopback = here && page.reviewer.is_none();
     let places = Places::new(Port::Metrics, limits.places(), page.metrics.connections());
     let (to_us, guests) = mpsc::channel(WORKER_BACKLOG);
     tokio::join!(

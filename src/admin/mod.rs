@@ -5,5 +5,6 @@ mod answer;
 mod connection;
 pub mod debug;
 pub mod health;
+mod host;
 pub mod metrics_page;
 mod profiling;

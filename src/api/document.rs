@@ -152,13 +152,14 @@ impl<'a> At<'a> {
             _ => return self.expected(m, "an object").unwrap_or(object),
         };
         for (key, place, node) in map {
-            let path = join(&self.path, key);
+            let path = join(&self.path, shown(key));
             if !known.contains(&key.as_str()) {
                 m.add(
                     *place,
                     path,
                     format!(
-                        "unknown field \"{key}\"{}",
+                        "unknown field \"{}\"{}",
+                        shown(key),
                         suggest::hint(key, known.iter().copied())
                     ),
                 );
@@ -306,10 +307,53 @@ impl Node {
     }
 }
 
+/// A key of a document as messages may say it: as it is where it could be the name of a field, else a stand-in. A file
+/// given by mistake may hold secrets, and messages go to logs and pages.
+pub fn shown(key: &str) -> &str {
+    let named = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+    if (1..=63).contains(&key.len()) && key.chars().all(named) {
+        key
+    } else {
+        "(not shown: no name of a field)"
+    }
+}
+
 fn join(path: &str, key: &str) -> String {
     if path.is_empty() {
         key.to_owned()
     } else {
         format!("{path}.{key}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_name_fields_and_nothing_else_of_a_document() {
+        for (key, told) in [
+            ("schedulingProfile", true),
+            ("inference.networking.k8s.io/pool-name", true),
+            ("root:$6$salt$hash:19000:0:99999:7::", false),
+            ("a key with spaces", false),
+            ("", false),
+            (&"x".repeat(64), false),
+        ] {
+            let node = |value| Node {
+                at: Place::default(),
+                value,
+            };
+            let value = node(Value::Text("secret".into()));
+            let document = node(Value::Map(vec![(key.to_owned(), Place::default(), value)]));
+            let mut m = Mistakes::of("f");
+            At::root(&document).object(&["known"], &mut m);
+            let text = m.to_string();
+            assert_eq!(text.contains(key), told || key.is_empty(), "{text}");
+            assert!(
+                text.contains("unknown field") && !text.contains("secret"),
+                "{text}"
+            );
+        }
     }
 }

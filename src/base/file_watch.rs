@@ -65,6 +65,30 @@ impl FileWatch {
     }
 }
 
+/// Has `look` run on a thread for blocking work: reading a file, and checking what is in it, can take a while, and
+/// whoever shares the caller's thread is not to wait for it. Gives `follower` back with what `look` found.
+///
+/// # Panics
+/// Where `look` does.
+pub async fn off_thread<F, R>(mut follower: F, look: impl FnOnce(&mut F) -> R + Send + 'static) -> (F, R)
+where
+    F: Send + 'static,
+    R: Send + 'static,
+{
+    let looked = tokio::task::spawn_blocking(move || {
+        let found = look(&mut follower);
+        (follower, found)
+    });
+    match looked.await {
+        Ok(found) => found,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is ending.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
 fn folder_of(path: &Path) -> PathBuf {
     path.parent()
         .filter(|p| !p.as_os_str().is_empty())

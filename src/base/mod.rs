@@ -1,4 +1,5 @@
 //! F0: the ground: Go-style flags and durations, the clock, file watches, the memory limit, "did you mean".
+//! F0: the ground: Go-style flags and durations, the clock, files and their watches, "did you mean".
 
 pub mod clock;
 pub mod duration;
@@ -6,4 +7,5 @@ pub mod file_watch;
 pub mod flags;
 pub mod json_escape;
 pub mod memory;
+pub mod regular_file;
 pub mod suggest;

@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::document::Mistakes;
 use crate::api::endpoints_file::{self, EndpointEntry, EndpointsFile};
-use crate::base::file_watch::FileWatch;
+use crate::base::file_watch::{FileWatch, off_thread};
+use crate::base::regular_file;
 use crate::datastore::{Change, Datastore};
 use crate::model::endpoint::EndpointSpec;
 use crate::model::objective::Objectives;
@@ -114,7 +115,9 @@ impl FileDiscovery {
         let mut watch = FileWatch::new(&self.settings.path);
         loop {
             // Looked at before the first wait, too: the file may have changed since it was loaded.
-            if let Some(change) = self.reload() {
+            let looked = off_thread(self, Self::reload).await;
+            self = looked.0;
+            if let Some(change) = looked.1 {
                 on_change(&change);
             }
             tokio::select! {
@@ -166,16 +169,10 @@ fn hash(bytes: &[u8]) -> u64 {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
-    use std::io::Read;
-    let limit = yaml::MAX_BYTES as u64 + 1;
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|f| f.take(limit).read_to_end(&mut bytes))
-        .map_err(|source| LoadError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-    Ok(bytes)
+    regular_file::read(path, yaml::MAX_BYTES as u64).map_err(|source| LoadError::Read {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<EndpointsFile, Mistakes> {

@@ -1,5 +1,6 @@
 //! Certificates from files, or made in memory (runtime.md §3.3). Called by [`super::tls`].
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::tls::TlsError;
+use crate::base::regular_file;
 
 /// Largest certificate or key file read.
 const MAX_PEM_BYTES: u64 = 1 << 20;
@@ -75,18 +77,16 @@ pub fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
 
 /// The bytes of a certificate or key file.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    let size = std::fs::metadata(path).map(|m| m.len());
-    if size.as_ref().is_ok_and(|size| *size > MAX_PEM_BYTES) {
-        return Err(TlsError::Content {
+    regular_file::read(path, MAX_PEM_BYTES).map_err(|source| match source.kind() {
+        ErrorKind::FileTooLarge | ErrorKind::InvalidInput => TlsError::Content {
             path: path.into(),
-            what: format!("larger than {MAX_PEM_BYTES} bytes, so not a certificate or key"),
-        });
-    }
-    size.and_then(|_| std::fs::read(path))
-        .map_err(|source| TlsError::Read {
+            what: format!("{source}, so not a certificate or key"),
+        },
+        _ => TlsError::Read {
             path: path.into(),
             source,
-        })
+        },
+    })
 }
 
 /// Makes a certificate in memory. Nobody can have been told to trust it, so clients must skip verification;
@@ -185,6 +185,17 @@ mod tests {
             assert!(error.contains(want), "{error}\nwant {want}");
             assert!(error.contains(file), "{error}\nwant {file}");
         }
+    }
+
+    #[test]
+    fn a_device_is_no_certificate() {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/dev/zero", folder.path().join("tls.crt")).unwrap();
+        let error = load(folder.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("tls.crt: it is a device, not a regular file"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::future::select_all;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::file_watch::FileWatch;
+use crate::base::file_watch::{FileWatch, off_thread};
 
 use super::certificate::read;
 use super::tls::{ServerTls, TlsSource};
@@ -33,7 +33,9 @@ impl TlsReloader {
             return;
         }
         loop {
-            if let Some(good) = self.look() {
+            let looked = off_thread(self, Self::look).await;
+            self = looked.0;
+            if let Some(good) = looked.1 {
                 told(good);
             }
             let changed = select_all(watches.iter_mut().map(|w| Box::pin(w.changed())));

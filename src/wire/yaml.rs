@@ -211,6 +211,40 @@ mod tests {
     }
 
     #[test]
+    fn messages_never_say_what_a_document_holds() {
+        for text in [
+            "a: *SECRET",
+            "a: !!SECRET b",
+            "a: !SECRET! x",
+            "a: !!int SECRET",
+            "a: !!float SECRET",
+            "a: !!bool SECRET",
+            "a: !!binary \"SECRET?\"",
+            "a: !!null SECRET",
+            "a: \"\\SECRET\"",
+            "%SECRET foo\n---\na",
+            "SECRET: [1,",
+            "@SECRET",
+            "`SECRET`",
+            "a: b: SECRET",
+            "\tSECRET: {",
+            "? {SECRET: 1}\n: x",
+            "? [SECRET]\n: x",
+            "a: 'SECRET",
+            "a: |SECRET",
+            "--- SECRET\n--- SECRET\n",
+            "a: 1\n  SECRET: 2",
+            "<<: SECRET",
+            "root:SECRET:1::\nuser:SECRET:2::\n",
+        ] {
+            if let Err(mistakes) = parse("f", text.as_bytes()) {
+                let said = mistakes.to_string();
+                assert!(!said.contains("SECRET"), "{text}: {said}");
+            }
+        }
+    }
+
+    #[test]
     fn depth_and_aliases_are_bounded() {
         let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
         assert!(parse("f", deep.as_bytes()).is_err());

@@ -203,7 +203,7 @@ async fn ask(address: SocketAddr, request: &str) -> (String, String) {
 }
 
 fn request(method: &str, path: &str, headers: &str) -> String {
-    format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n")
+    format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{headers}\r\n")
 }
 
 /// Metrics in which every family has a series.

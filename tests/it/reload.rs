@@ -1,10 +1,13 @@
 //! A changed configuration file is applied to new streams while open ones go on; a wrong one is refused.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
 
 use tonic::transport::Channel;
 
-use crate::support::epp::{Epp, Options};
+use crate::support::epp::{Epp, Options, get};
 use crate::support::ext_proc::{
     Answer, Exchange, connect, full_duplex, request_body, request_headers, response_body, response_headers,
 };
@@ -185,7 +188,7 @@ async fn another_source_of_endpoints_needs_a_restart() {
     let pool = pool([0, 9], [0, 0]).await;
     let options = Options::hermetic(&pool).scored_by(&[("queue-scorer", 1.0)]);
     let epp = Epp::start(&options, 2).await;
-    epp.configure(&options.config(std::path::Path::new("/nonexistent/other.yaml")));
+    epp.configure(&options.config(Path::new("/nonexistent/other.yaml")));
     let line = epp.says("Configuration refused").await;
     assert!(line.contains("restart epp"), "{line}");
 }
@@ -210,4 +213,55 @@ async fn reloading_can_be_switched_off() {
         .await;
     assert_eq!(hash(&epp).await, before);
     assert!(!epp.log().contains("Configuration"), "{}", epp.log());
+}
+
+/// Puts what `make` makes in place of the configuration file, in one step.
+fn replace_configuration(epp: &Epp, make: impl FnOnce(&Path)) {
+    let file = epp.config_file();
+    let new = file.with_extension("new");
+    make(&new);
+    std::fs::rename(&new, &file).unwrap();
+}
+
+#[tokio::test]
+async fn a_pipe_or_a_device_in_place_of_the_configuration_holds_up_nothing() {
+    let pool = pool([0, 9], [0, 0]).await;
+    let options = Options::hermetic(&pool).scored_by(&[("queue-scorer", 1.0)]);
+    let mut epp = Epp::start(&options, 2).await;
+    let before = hash(&epp).await;
+    replace_configuration(&epp, |new| {
+        assert!(Command::new("mkfifo").arg(new).status().unwrap().success());
+    });
+    epp.says("it is a named pipe, not a regular file").await;
+    assert_eq!(hash(&epp).await, before);
+    // Good, then wrong again: what is wrong is said once until it is good.
+    epp.configure(&options.config(&epp.endpoints_file()));
+    epp.says("to the same effect").await;
+    replace_configuration(&epp, |new| symlink("/dev/zero", new).unwrap());
+    epp.says("it is a device, not a regular file").await;
+    epp.eventually("inference_extension_config_last_reload_successful 0")
+        .await;
+    let changed = Options::hermetic(&pool).scored_by(&[("queue-scorer", 2.0)]);
+    epp.configure(&changed.config(&epp.endpoints_file()));
+    epp.says("Configuration reloaded").await;
+}
+
+#[tokio::test]
+async fn a_wrong_file_is_refused_without_a_word_of_what_it_holds() {
+    let pool = pool([0, 9], [0, 0]).await;
+    let options = Options::hermetic(&pool).scored_by(&[("queue-scorer", 1.0)]);
+    let epp = Epp::start(&options, 2).await;
+    let secrets = epp.config_file().with_file_name("secrets");
+    std::fs::write(
+        &secrets,
+        "root:$6$hushhush:19000:0:99999:7:::\nuser:hushhush:19000:0:99999:7:::\n",
+    )
+    .unwrap();
+    replace_configuration(&epp, |new| symlink(&secrets, new).unwrap());
+    let line = epp.says("Configuration refused").await;
+    assert!(line.contains("unknown field"), "{line}");
+    let page = get(epp.metrics, "/debug/config").await.unwrap();
+    for text in [epp.log(), page] {
+        assert!(!text.contains("hushhush"), "{text}");
+    }
 }

@@ -1,20 +1,18 @@
 //! The configuration of the settings, loaded and checked: at start-up, for every change of the file, and by
 //! `epp check`.
 
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::base::clock::Clock;
+use crate::base::regular_file;
 use crate::config::{self, Built, Environment, Kept};
 use crate::datalayer::{Engines, FlagSpecs, PollerSettings};
 use crate::telemetry::metrics::Metrics;
+use crate::wire::yaml;
 
 use super::errors::RunError;
 use super::settings::{ConfigSource, Settings};
-
-/// Most bytes read of a configuration file; the parser refuses far less.
-const MAX_BYTES: u64 = 16 << 20;
 
 /// The source as the loader takes it, read if it is a file.
 ///
@@ -35,11 +33,8 @@ pub fn source(settings: &Settings) -> Result<config::Source, RunError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, RunError> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|f| f.take(MAX_BYTES).read_to_end(&mut bytes))
-        .map_err(|e| RunError::ReadConfig(path.display().to_string(), e))?;
-    Ok(bytes)
+    regular_file::read(path, yaml::MAX_BYTES as u64)
+        .map_err(|e| RunError::ReadConfig(path.display().to_string(), e))
 }
 
 /// Builds `source`, going on with the plugins of `running` that are the same in it.

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::base::file_watch::FileWatch;
+use crate::base::file_watch::{FileWatch, off_thread};
 use crate::config::{self, differences};
 use crate::model::active_config::Refused;
 use crate::requestcontrol::Director;
@@ -38,7 +38,9 @@ impl Reloader {
         let mut retired: Vec<Arc<Director>> = Vec::new();
         loop {
             // Looked at before the first wait, too: the file may have changed since it was loaded.
-            retired.extend(self.look());
+            let looked = off_thread(self, Self::look).await;
+            self = looked.0;
+            retired.extend(looked.1);
             retire(&mut retired);
             tokio::select! {
                 () = stop.cancelled() => return,

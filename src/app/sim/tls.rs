@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::base::regular_file;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
 use rustls::ServerConfig;
 use rustls::crypto::ring;
@@ -94,13 +95,7 @@ fn file(flag: &'static str, path: &Path, what: String) -> TlsError {
 }
 
 fn read(flag: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
-    let wrong = |e: std::io::Error| file(flag, path, format!("cannot be read: {e}"));
-    let size = std::fs::metadata(path).map_err(wrong)?.len();
-    if size > MAX_PEM_BYTES {
-        let what = format!("larger than {MAX_PEM_BYTES} bytes, so not a certificate or key");
-        return Err(file(flag, path, what));
-    }
-    std::fs::read(path).map_err(wrong)
+    regular_file::read(path, MAX_PEM_BYTES).map_err(|e| file(flag, path, format!("cannot be read: {e}")))
 }
 
 /// A certificate for this host under its loopback names. Nobody can have been told to trust it.

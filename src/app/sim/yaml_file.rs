@@ -7,8 +7,9 @@ use std::path::Path;
 use super::lists::{LISTS, List};
 use super::options::{DURATIONS, FLAGS, MILLISECONDS};
 use super::settings::span_of;
-use crate::api::document::{Mistakes, Node, Place, Value};
+use crate::api::document::{Mistakes, Node, Place, Value, shown};
 use crate::base::flags::{self, Stop};
+use crate::base::regular_file;
 use crate::base::suggest;
 use crate::wire::yaml;
 
@@ -29,7 +30,8 @@ pub struct FromFile {
 /// It cannot be read, or a value is of the wrong kind: one line for each mistake.
 pub fn read(path: &Path) -> Result<FromFile, String> {
     let name = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|e| format!("cannot read the configuration file {name}: {e}"))?;
+    let bytes = regular_file::read(path, yaml::MAX_BYTES as u64)
+        .map_err(|e| format!("cannot read the configuration file {name}: {e}"))?;
     let tree = yaml::parse(&name, &bytes).map_err(|m| m.to_string())?;
     let mut mistakes = Mistakes::of(&name);
     let mut file = FromFile::default();
@@ -63,7 +65,8 @@ impl FromFile {
             let hint = suggest::hint(key, known);
             let (line, column) = (at.line, at.column);
             self.notes.push(format!(
-                "warning: {name}:{line}:{column}: unknown field \"{key}\" is ignored{hint}"
+                "warning: {name}:{line}:{column}: unknown field \"{}\" is ignored{hint}",
+                shown(key)
             ));
             return;
         }
