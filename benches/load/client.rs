@@ -84,6 +84,16 @@ impl Exchange {
         }
     }
 
+    /// Reads `count` answers; false when the stream ends first.
+    pub async fn answers(&mut self, count: usize) -> bool {
+        for _ in 0..count {
+            if self.message().await.is_none() {
+                return false;
+            }
+        }
+        true
+    }
+
     async fn message(&mut self) -> Option<Vec<u8>> {
         loop {
             if self.held.len() >= 5 {
@@ -94,7 +104,7 @@ impl Exchange {
                     return Some(self.held.drain(..len).collect());
                 }
             }
-            let data = self.recv.data().await?.unwrap();
+            let data = self.recv.data().await?.ok()?;
             self.recv.flow_control().release_capacity(data.len()).unwrap();
             self.held.extend(data);
         }

@@ -1,5 +1,4 @@
-//! F0: the ground: Go-style flags and durations, the clock, file watches, the memory limit, "did you mean".
-//! F0: the ground: Go-style flags and durations, the clock, files and their watches, "did you mean".
+//! F0: the ground: Go-style flags and durations, the clock, files and their watches, the memory limit, "did you mean".
 
 pub mod clock;
 pub mod duration;

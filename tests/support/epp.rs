@@ -28,6 +28,8 @@ pub struct Options {
     pub env: Vec<(String, String)>,
     /// Limit of file descriptors.
     pub descriptors: Option<u32>,
+    /// Words of the command line before those of `epp`: what runs it.
+    pub launcher: Vec<String>,
 }
 
 impl Options {
@@ -63,6 +65,7 @@ impl Options {
             flags: Vec::new(),
             env: Vec::new(),
             descriptors: None,
+            launcher: Vec::new(),
         }
     }
 
@@ -91,6 +94,16 @@ impl Options {
             endpoints.display(),
             self.profiles
         )
+    }
+
+    /// The words of the command line before those of `epp`.
+    fn words_before(&self) -> Vec<String> {
+        let mut words = self.launcher.clone();
+        if let Some(descriptors) = self.descriptors {
+            let limited = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
+            words.extend(["sh".into(), "-c".into(), limited]);
+        }
+        words
     }
 
     /// Adds a flag.
@@ -137,7 +150,8 @@ impl Epp {
             .collect();
         let mut flags = vec!["--pool-name=test-pool".to_owned()];
         flags.extend(options.flags.iter().cloned());
-        let mut epp = Epp::spawn(folder, &flags, &environment, options.descriptors);
+        let launcher = options.words_before();
+        let mut epp = Epp::spawn(folder, &launcher, &flags, &environment);
         let ready = format!("inference_pool_ready_pods{{name=\"test-pool\"}} {endpoints}");
         epp.eventually(&ready).await;
         epp
@@ -155,15 +169,15 @@ impl Epp {
         all.extend_from_slice(environment);
         let flags: Vec<String> = flags.iter().map(|f| (*f).to_owned()).collect();
         std::fs::write(folder.path().join("config.yaml"), CLUSTER_CONFIG).unwrap();
-        Epp::spawn(folder, &flags, &all, None)
+        Epp::spawn(folder, &[], &flags, &all)
     }
 
     /// Runs `config.yaml` of the folder.
     fn spawn(
         folder: tempfile::TempDir,
+        launcher: &[String],
         flags: &[String],
         environment: &[(&str, &str)],
-        descriptors: Option<u32>,
     ) -> Self {
         let path = |name: &str| folder.path().join(name);
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
@@ -172,13 +186,12 @@ impl Epp {
             address(ports::free()),
             address(ports::free()),
         );
-        let mut command = Command::new(env!("CARGO_BIN_EXE_epp"));
-        if let Some(descriptors) = descriptors {
-            command = Command::new("sh");
-            let limited = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
-            command.args(["-c", &limited, env!("CARGO_BIN_EXE_epp")]);
-        }
-        let child = command
+        let mut words = launcher
+            .iter()
+            .map(String::as_str)
+            .chain([env!("CARGO_BIN_EXE_epp")]);
+        let child = Command::new(words.next().unwrap())
+            .args(words)
             .arg(format!("--config-file={}", path("config.yaml").display()))
             .arg(format!("--grpc-port={}", grpc.port()))
             .arg(format!("--grpc-health-port={}", health.port()))
@@ -246,6 +259,29 @@ impl Epp {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The most memory it has had resident, bytes.
+    pub fn peak_resident(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// The memory it has resident now, bytes.
+    pub fn resident(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// A line of its status in bytes; 0 once it has ended.
+    fn memory(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let line = status.lines().find_map(|l| l.strip_prefix(name));
+        let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
+        kib.unwrap_or(0) * 1024
+    }
+
+    /// How it ended, if it has.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// The metrics page, or nothing while it is not served.
