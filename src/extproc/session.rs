@@ -5,14 +5,17 @@
 //! What it holds is counted after each poll in the budget that all streams share; a stream that is told to end, for want
 //! of room or of time, is woken and ends here.
 
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Once};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame};
+use tokio::time::{Sleep, sleep};
 use tonic::{Code, Status};
 
 use crate::model::error::{self, DropReason, RequestError};
@@ -31,6 +34,10 @@ const SEND_FIRST: usize = 256 * 1024;
 /// the whole buffer they were read into. A larger one has a buffer of its own.
 const COPIED: usize = 16 * 1024;
 
+/// Time a peer has for ending a finished stream first. A peer that resets streams it is done with may take trailers that
+/// cross its reset for a fault; and HTTP/2 wants a reset of us where the peer has not ended its side.
+const GOODBYE: Duration = Duration::from_millis(100);
+
 /// One ext_proc stream as a response body.
 pub struct Session {
     input: tonic::body::Body,
@@ -45,6 +52,8 @@ pub struct Session {
     /// How the stream ends, once that is decided.
     verdict: Option<Status>,
     trailers_sent: bool,
+    /// Ends the wait for the peer's end.
+    goodbye: Option<Pin<Box<Sleep>>>,
     /// Counts the stream as open on its connection.
     _open: OpenStream,
 }
@@ -94,6 +103,7 @@ impl Session {
             unsent: Unsent::default(),
             verdict: None,
             trailers_sent: false,
+            goodbye: None,
             _open: open,
         }
     }
@@ -163,6 +173,21 @@ impl Session {
         Poll::Ready(())
     }
 
+    /// Waits for the peer to end a stream that is done, for a moment; what it still sends is let go.
+    fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.input_ended {
+            match Pin::new(&mut self.input).poll_frame(cx) {
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(None | Some(Err(_))) => self.input_ended = true,
+                Poll::Pending => {
+                    let goodbye = self.goodbye.get_or_insert_with(|| Box::pin(sleep(GOODBYE)));
+                    return goodbye.as_mut().poll(cx);
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+
     fn end_of_input(&mut self) {
         if self.verdict.is_none() {
             self.stream.on_end();
@@ -188,6 +213,10 @@ impl Session {
             }
             if self.input_ended {
                 self.end_of_input();
+            }
+            let done = self.verdict.as_ref().is_some_and(|s| s.code() == Code::Ok);
+            if done && !self.trailers_sent {
+                ready!(self.poll_goodbye(cx));
             }
             if let Some(status) = &self.verdict {
                 if std::mem::replace(&mut self.trailers_sent, true) {

@@ -211,8 +211,7 @@ impl Stream {
     }
 
     fn next(&self) -> Next {
-        // Ending with OK before the whole request is echoed would make Envoy go on with an empty body; ending
-        // right after the response's end spares it a reset.
+        // Ending with OK before the whole request is echoed would make Envoy go on with an empty body.
         let request_done = matches!(self.request, Request::Waiting | Request::Passing { ended: true });
         let done = self.rejected || (self.response == Response::Ended && request_done);
         if done { Next::Close } else { Next::Read }

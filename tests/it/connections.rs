@@ -73,6 +73,32 @@ async fn cancelled_requests_in_one_burst_end_only_themselves() {
 }
 
 #[tokio::test]
+async fn a_peer_that_ends_its_streams_gets_trailers_and_no_reset() {
+    let epp = start(|o| o).await;
+    let mut connection = Frames::connect(epp.grpc).await;
+    for stream in [1, 3, 5] {
+        victim(&mut connection, stream).await;
+        goes_on(&mut connection, stream).await;
+        let last = crate::support::ext_proc::response_body(b"x", true);
+        connection.send(&frames::message(stream, &last)).await;
+        connection.until(DATA, stream).await;
+        connection.send(&frames::frame(DATA, 1, stream, b"")).await;
+        let ended = connection.until(frames::HEADERS, stream).await;
+        assert_eq!(ended.flags & 1, 1, "trailers end the stream");
+    }
+    // Whatever follows the trailers comes before the answer on a later stream.
+    let opening = [frames::open(7), frames::message(7, &head(true))].concat();
+    connection.send(&opening).await;
+    loop {
+        let frame = connection.next().await.expect("the connection is open");
+        assert_ne!(frame.kind, frames::RST_STREAM, "stream {}", frame.stream);
+        if (frame.kind, frame.stream) == (DATA, 7) {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
 async fn thousands_of_one_byte_pieces_end_nobody() {
     let epp = start(|o| o.flag("--threads=1")).await;
     let mut connection = Frames::connect(epp.grpc).await;
