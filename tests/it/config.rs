@@ -154,16 +154,16 @@ fn each_mistake_has_the_text_of_the_reference() {
 
 #[test]
 fn the_referenced_source_and_extractor_are_the_ones_in_force() {
-    let plugins = "plugins: [{name: x, type: metrics-data-source, parameters: {path: /x}}, {name: y, type: \
+    let plugins = "plugins: [{name: one, type: metrics-data-source, parameters: {path: /x}}, {name: two, type: \
                    metrics-data-source, parameters: {path: /y}}, {name: a, type: core-metrics-extractor}]\n";
     let built = build(&document(&format!(
-        "{plugins}dataLayer: {{sources: [{{pluginRef: y}}]}}"
+        "{plugins}dataLayer: {{sources: [{{pluginRef: two}}]}}"
     )))
     .unwrap();
     assert_eq!(built.scraping.source.unwrap().path.as_deref(), Some("/y"));
     assert!(built.scraping.engines.is_none(), "it is not referenced");
     let unused = |name: &str| format!("plugin {name} has no effect: dataLayer.sources does not name it");
-    assert_eq!(built.warnings, [unused("x"), unused("a")]);
+    assert_eq!(built.warnings, [unused("one"), unused("a")]);
     // Without references the only one of its kind is meant.
     let built = build(&document("plugins: [{type: core-metrics-extractor}]")).unwrap();
     assert!(built.scraping.engines.is_some() && built.warnings.is_empty());
