@@ -78,15 +78,16 @@ async fn the_pool_is_shown_live_and_a_decision_opens_into_its_scores_by_keyboard
     for (i, expected) in [
         (0, "pod-1-rank-0"),
         (1, &*servers[1].address.to_string()),
-        (2, "3"),
-        (4, " 35 %"),
-        (5, "adapter-1 of 4"),
-        (8, "0"),
+        (2, "healthy"),
+        (3, "3"),
+        (5, " 35 %"),
+        (6, "adapter-1 of 4"),
+        (9, "0"),
     ] {
         browser.until(&format!("{} === {expected:?}", cell(i))).await;
     }
     browser
-        .until(&format!("{row}.children[6].className === 'n good'"))
+        .until(&format!("{row}.children[7].className === 'n good'"))
         .await;
     // It follows what the model servers say, without a reload.
     servers[1].set(State {
@@ -95,7 +96,7 @@ async fn the_pool_is_shown_live_and_a_decision_opens_into_its_scores_by_keyboard
         ..State::default()
     });
     browser
-        .until(&format!("{} === '42' && {} === ' 90 %'", cell(2), cell(4)))
+        .until(&format!("{} === '42' && {} === ' 90 %'", cell(3), cell(5)))
         .await;
 
     // From the last filter, Tab leads to the newest decision; Enter opens it.
