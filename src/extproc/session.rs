@@ -265,6 +265,10 @@ impl Session {
     /// Lets go of what the stream can go on without. Does it hold next to nothing now?
     fn lets_go(&mut self) -> bool {
         self.stream.forget_usage();
+        if self.verdict.is_some() {
+            // What still came of a stream that is decided is not looked at.
+            self.deframer.clear();
+        }
         self.held() as u64 <= FREE
     }
 
